@@ -1,0 +1,94 @@
+"""Background tasks, timers and cron for Python web applications, run by uWSGI itself.
+
+Example:
+    >>> from uwsgi_tasks import task, TaskExecutor
+    >>> @task(executor=TaskExecutor.SPOOLER)  # doctest: +SKIP
+    ... def send_email(subject, to):
+    ...     ...
+    >>> send_email("Welcome!", "user@example.com")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import control, dead
+from .control import pause, resume
+from .engine import configure
+from .errors import (
+    ArgumentsError,
+    ConfigError,
+    HomeError,
+    MessageTooBig,
+    NotAvailable,
+    OptionError,
+    OptionValueError,
+    QueueFull,
+    RetryTaskException,
+    SignatureError,
+    UnknownTask,
+    UwsgiTasksError,
+    WireError,
+)
+from .handlers import install as set_uwsgi_callbacks
+from .integrations.django import django_setup
+from .tasks import (
+    SPOOL_IGNORE,
+    SPOOL_OK,
+    SPOOL_RETRY,
+    Handle,
+    Task,
+    TaskExecutor,
+    get_current_task,
+    task,
+)
+from .timers import CronTask, SignalTask, TimerTask, cron, cron_lazy, timer, timer_lazy
+
+__all__ = [
+    "SPOOL_IGNORE",
+    "SPOOL_OK",
+    "SPOOL_RETRY",
+    "ArgumentsError",
+    "ConfigError",
+    "CronTask",
+    "Handle",
+    "HomeError",
+    "MessageTooBig",
+    "NotAvailable",
+    "OptionError",
+    "OptionValueError",
+    "QueueFull",
+    "RetryTaskException",
+    "SignalTask",
+    "SignatureError",
+    "Task",
+    "TaskExecutor",
+    "TimerTask",
+    "UnknownTask",
+    "UwsgiTasksError",
+    "WireError",
+    "configure",
+    "control",
+    "cron",
+    "cron_lazy",
+    "dead",
+    "django_setup",
+    "get_current_task",
+    "pause",
+    "resume",
+    "set_uwsgi_callbacks",
+    "task",
+    "timer",
+    "timer_lazy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("uwsgi-tasks")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+set_uwsgi_callbacks()

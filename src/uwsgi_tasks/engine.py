@@ -1,0 +1,535 @@
+"""The waist: the registry, and the way of a message: submit, place, process, settle.
+
+What is wired together lives here, once per process: settings in force, server, registry,
+middleware, and one ``Site`` per home.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from . import config, home, letters, paths, runner, server, wire
+from .errors import MessageTooBig, NotAvailable, OptionValueError, QueueFull, UnknownTask
+from .executors import mule as to_mule
+from .executors import network
+from .executors import spooler as to_spool
+from .middleware import BUILT_IN, Middleware, compose
+from .model import (
+    EXECUTOR_NAMES,
+    Attempt,
+    Message,
+    Outcome,
+    Placement,
+    Receipt,
+    Run,
+    TaskExecutor,
+    TaskSpec,
+)
+from .site import Site
+
+logger = logging.getLogger(__name__)
+
+_CHAINS = {
+    TaskExecutor.AUTO: (TaskExecutor.SPOOLER, TaskExecutor.MULE, TaskExecutor.RUNTIME),
+    TaskExecutor.SPOOLER: (TaskExecutor.SPOOLER, TaskExecutor.MULE, TaskExecutor.RUNTIME),
+    TaskExecutor.MULE: (TaskExecutor.MULE, TaskExecutor.SPOOLER, TaskExecutor.RUNTIME),
+    TaskExecutor.RUNTIME: (TaskExecutor.RUNTIME,),
+}
+_NUMBERS = {name: number for number, name in EXECUTOR_NAMES.items()}
+_ATTEMPTS_KEPT = 20
+_UNKNOWN_AGAIN_S = 5.0
+_MULE_START_S = 5.0
+TOMBSTONE_S = 3600.0
+
+
+class Engine:
+    """One per process, inherited over forks; what can't cross a fork re-opens itself.
+
+    Args:
+        here: The server that this process belongs to.
+        configured: What ``configure()`` was given.
+    """
+
+    def __init__(self, here: server.Server, configured: dict[str, Any] | None = None) -> None:
+        self.server = here
+        loaded = config.load(configured or {}, here.option)
+        self.settings, self.sources = loaded
+        self.call = compose(BUILT_IN)
+        self._sites: dict[str, Site] = {}
+        self._lock = threading.RLock()
+        self._warned: set[tuple[str, str]] = set()
+        self._plain: str | None = None
+
+    # where things are
+
+    def spools(self) -> list[str]:
+        """Return the spool directories that tasks can go to, the default one first."""
+        known = list(self.server.spools())
+        if self.settings.spooler:
+            path = os.path.realpath(self.settings.spooler)
+            known = [path, *(spool for spool in known if spool != path)]
+        return known
+
+    def site(self, spool: str = "") -> Site | None:
+        """Return the site of a spool directory, or this instance's own; ``None``: there is none.
+
+        Raises:
+            HomeError: The home can't be used.
+            ConfigError: It was written with another key.
+        """
+        found = self._sites.get(spool)
+        return found if found is not None else self._open_site(spool)
+
+    def _open_site(self, spool: str) -> Site | None:
+        with self._lock:
+            if spool and self._is_foreign(spool):
+                located: tuple[str, bool] | None = (os.path.join(spool, home.NAME), True)
+            elif not self.server.inside and self.settings.spooler and not self.settings.home:
+                located = (os.path.join(os.path.realpath(self.settings.spooler), home.NAME), True)
+            else:
+                located = home.locate(self.settings.home, self.server)
+            if located is None:
+                return None
+            path, durable = located
+            site = next((s for s in self._sites.values() if s.home.path == path), None)
+            if site is None:
+                site = Site(home.Home(path, durable=durable), self.settings.secret)
+            self._sites[spool] = site
+            return site
+
+    def _is_foreign(self, spool: str) -> bool:
+        """Tell whether another instance serves the spool: then its home and key are the ones."""
+        own = self.server.own_spools()
+        return not self.settings.home and bool(own) and spool not in own
+
+    def require_site(self, spool: str = "") -> Site:
+        """Return the site, which has to be there.
+
+        Raises:
+            NotAvailable: There is no home.
+        """
+        site = self.site(spool)
+        if site is None:
+            raise NotAvailable(
+                "There is no home here: set UWSGITASKS_HOME, or configure(home=…) to the"
+                " .uwsgi_tasks directory of the server"
+            )
+        return site
+
+    # submit
+
+    def submit(self, message: Message, placement: Placement) -> Receipt:
+        """Hand a message to the first executor of its chain that takes it.
+
+        Raises:
+            NotAvailable: None may take it.
+            QueueFull: The mule's queue is full and there is no spooler.
+            MessageTooBig: It doesn't fit a mule and there is no spooler.
+        """
+        if placement.spooler.startswith(network.SCHEME):
+            return self._submit_network(message, placement)
+        asked = placement.executor
+        if asked == TaskExecutor.AUTO:
+            asked = _NUMBERS[self.settings.executor]
+        strict = self.settings.strict if placement.strict is None else placement.strict
+        refusal: Exception | None = None
+        for executor in _CHAINS[asked]:
+            if executor == TaskExecutor.RUNTIME and refusal is not None:
+                break  # a task that a mule had no room for must not surprise the caller's process
+            problem = self._problem(executor, placement)
+            if problem is None:
+                try:
+                    return self._place(message, executor, placement)
+                except (QueueFull, MessageTooBig) as error:
+                    refusal, problem = error, str(error)
+            if strict and asked != TaskExecutor.AUTO:
+                raise refusal or NotAvailable(f"Task {message.task}: {problem}")
+            self._warn_of_fallback(message.task, asked, executor, problem)
+        raise refusal or NotAvailable(f"Task {message.task}: no executor takes it")
+
+    def _problem(self, executor: int, placement: Placement) -> str | None:
+        if executor == TaskExecutor.SPOOLER:
+            return self._spooler_problem()
+        if executor == TaskExecutor.MULE:
+            return self._mule_problem(placement.mule)
+        return None
+
+    def _spooler_problem(self) -> str | None:
+        here = self.server
+        if not self.spools():
+            return "there is no spooler: add `spooler = /path/of/a/directory` to uwsgi.ini"
+        if self._plain or here.preloaded or not here.own_spools():
+            return None
+        site = self.site()
+        if site is not None and site.home.is_announced(f"spooler-{here.incarnation}"):
+            self._plain = "announced"
+            return None
+        return (
+            "under lazy-apps no spooler has loaded the tasks: add `spooler-import = MODULE` or"
+            " `shared-import = MODULE` with the module of the tasks to uwsgi.ini"
+        )
+
+    def _mule_problem(self, mule: int | str | None) -> str | None:
+        here = self.server
+        if not here.inside or not here.has_mules():
+            return "there is no mule: add `mule = true` to uwsgi.ini"
+        if not here.preloaded:
+            return (
+                "under lazy-apps no mule loads the tasks: add `shared-import = MODULE` with the"
+                " module of the tasks to uwsgi.ini"
+            )
+        if isinstance(mule, int) and mule not in self._mules(mule):
+            raise OptionValueError(
+                f"mule={mule}: there is no such mule; there are {self._mules(mule) or 'none'}"
+            )
+        return None
+
+    def _mules(self, wanted: int) -> list[int]:
+        """Return the mules that announced themselves, waiting for one that may be starting."""
+        site = self.require_site()
+        deadline = time.monotonic() + _MULE_START_S - server.process_age()
+        while wanted not in (mules := site.home.announced_mules(self.server.incarnation)):
+            if time.monotonic() > deadline or self.server.kind() == "master":
+                break
+            time.sleep(0.01)
+        return mules
+
+    def _warn_of_fallback(self, task: str, asked: int, executor: int, problem: str) -> None:
+        here = self.server
+        if (task, problem) in self._warned or not here.inside:
+            return
+        self._warned.add((task, problem))
+        if not here.has_master:
+            problem = (
+                "uWSGI runs without a master, so without spoolers and mules: add `master = true`"
+            )
+        elif asked == TaskExecutor.AUTO and here.preloaded:
+            return
+        logger.warning(
+            "Task %s asked for %s, but %s. It goes elsewhere (strict=True refuses it)",
+            task,
+            EXECUTOR_NAMES[asked],
+            problem,
+            extra={"action": "fallback", "task": task},
+        )
+
+    def _place(self, message: Message, executor: int, placement: Placement) -> Receipt:
+        if executor == TaskExecutor.RUNTIME:
+            return self._run_here(message)
+        spool = self.spool_for(message.queue, placement) if executor == TaskExecutor.SPOOLER else ""
+        site = self.require_site(spool)
+        prioritised = message.priority is not None and executor == TaskExecutor.SPOOLER
+        if prioritised or message.at > time.time():
+            site.wait(message, message.at, executor, spool, placement.mule)
+            if prioritised and message.at <= time.time():
+                self.pump(site, spool)
+            else:
+                site.home.wake_timekeeper()
+        elif executor == TaskExecutor.SPOOLER:
+            content = wire.spool_file(wire.pack(message, site.signer))
+            to_spool.submit(spool, message.id, message.attempt, content)
+            self.wake(site, spool)
+        else:
+            assert isinstance(self.server, server.Uwsgi)
+            to_mule.submit(self.server, wire.pack(message, site.signer), placement.mule)
+        return Receipt(executor, spool)
+
+    def _submit_network(self, message: Message, placement: Placement) -> Receipt:
+        site = self.require_site()
+        if not self.settings.secret:
+            raise NotAvailable(
+                "A network spooler needs the same `secret` on both sides: set UWSGITASKS_SECRET"
+            )
+        network.submit(placement.spooler, wire.pack(message, site.signer))
+        return Receipt(TaskExecutor.SPOOLER, placement.spooler)
+
+    def spool_for(self, queue: str, placement: Placement) -> str:
+        """Return the spool directory that a call asks for.
+
+        Raises:
+            OptionValueError: It isn't one of the configured ones.
+        """
+        spools = self.spools()
+        if placement.spooler:
+            path = os.path.realpath(placement.spooler)
+            if path not in spools:
+                raise OptionValueError(
+                    f"spooler={placement.spooler!r} is no spooler of this server; there are"
+                    f" {', '.join(spools)}"
+                )
+            return path
+        path = dict(self.settings.queues).get(queue, "")
+        if path and path not in spools:
+            raise OptionValueError(
+                f"queues: {queue!r} is tied to {path}, which is no spooler of this server; there"
+                f" are {', '.join(spools)}"
+            )
+        return path or spools[0]
+
+    def wake(self, site: Site, spool: str) -> None:
+        """Wake the spoolers of a directory: ours by a signal, another instance's by its FIFO."""
+        if self.server.spooler_pids(spool):
+            self.server.wake(spool)
+        else:
+            site.home.wake_timekeeper()
+
+    def pump(self, site: Site, spool: str) -> None:
+        """Let the most urgent prioritised tasks of a spool in, one per spooler process."""
+        if site.pump(spool, max(1, len(self.server.spooler_pids(spool)))):
+            self.wake(site, spool)
+
+    # process
+
+    def process(self, message: Message, executor: int, spool: str = "") -> Outcome:
+        """Run a message that came to this process, and settle it.
+
+        A mule runs retries that need no wait at once; a spooler gets each as a file of its own.
+        """
+        site = self.require_site(spool)
+        while True:
+            run, outcome = runner.run(message, executor, registry.resolve, self.call, spool)
+            outcome = self.bounded(run, outcome)
+            if executor == TaskExecutor.MULE and outcome.state == "retry" and not outcome.wait:
+                message = self.next_attempt(run, outcome)
+                continue
+            self.settle(site, run, outcome, spool)
+            return outcome
+
+    def bounded(self, run: Run, outcome: Outcome) -> Outcome:
+        """Return the outcome, a retry turned into a death where it can't or mustn't be."""
+        if outcome.state != "retry":
+            return outcome
+        spec = run.spec
+        most = (spec.max_attempts if spec else None) or self.settings.max_attempts
+        if run.message.attempt >= most:
+            reason = f"{outcome.reason}, and max_attempts={most} is reached"
+            return outcome._replace(state="dead", reason=reason)
+        try:
+            runner.buffer_of(run)
+        except TypeError as error:
+            return outcome._replace(state="dead", reason="its buffer can't be kept", error=error)
+        return outcome
+
+    def settle(self, site: Site, run: Run, outcome: Outcome, spool: str) -> None:
+        """Write down what follows from an outcome: nothing, another attempt, or a dead letter."""
+        message, state = run.message, outcome.state
+        if state == "unknown":
+            outcome = self._settle_unknown(site, run, outcome, spool)
+            state = outcome.state
+        if state == "ok":
+            site.finish(message)
+        elif state == "retry":
+            self._settle_retry(site, run, outcome, spool)
+        elif state in ("dead", "unloadable"):
+            self.bury(site, run, outcome, spool)
+        if message.priority is not None and spool:
+            self.pump(site, spool)
+        log_end(run, outcome)
+
+    def _settle_retry(self, site: Site, run: Run, outcome: Outcome, spool: str) -> None:
+        due = time.time() + outcome.wait
+        site.wait(self.next_attempt(run, outcome), due, run.executor, spool)
+        if outcome.wait:
+            site.home.wake_timekeeper()
+        elif run.message.priority is None:
+            site.promote(due, None)
+            if not outcome.next_scan:
+                self.wake(site, spool)
+
+    def _settle_unknown(self, site: Site, run: Run, outcome: Outcome, spool: str) -> Outcome:
+        message, now = run.message, time.time()
+        since = message.first_unknown_at or now
+        left = since + self.settings.unknown_grace - now
+        if left <= 0:
+            self.bury(site, run, outcome, spool)
+            return outcome._replace(state="dead")
+        again = message._replace(first_unknown_at=since)
+        site.wait(again, now + min(_UNKNOWN_AGAIN_S, left), run.executor, spool, again=True)
+        site.home.wake_timekeeper()
+        return outcome
+
+    def next_attempt(self, run: Run, outcome: Outcome) -> Message:
+        """Return the message of the attempt that follows a retry."""
+        message, spec = run.message, run.spec
+        changed = run.policy is not (message.policy or (spec and spec.policy))
+        return message._replace(
+            attempt=message.attempt + 1,
+            executions_left=outcome.executions_left,
+            policy=run.policy if changed else message.policy,
+            at=0.0,
+            buffer=runner.buffer_of(run),
+            attempts=(*message.attempts, _evidence(run, outcome))[-_ATTEMPTS_KEPT:],
+        )
+
+    def bury(self, site: Site, run: Run, outcome: Outcome, spool: str) -> None:
+        """Keep a dead letter of a run's message, then note that it is final."""
+        message, error = run.message, outcome.error
+        story = message._replace(
+            attempts=(*message.attempts, _evidence(run, outcome))[-_ATTEMPTS_KEPT:]
+        )
+        text = "" if error is None else "".join(traceback.format_exception(error))
+        letter = letters.letter_of(story, outcome.reason, describe(error), text, spool)
+        site.bury(letter, wire.pack(message, site.signer))
+        site.finish(message)
+
+    # run in the caller
+
+    def _run_here(self, message: Message) -> Receipt:
+        if message.at > time.time() and self._first_time(message.task, "at"):
+            logger.warning(
+                "Task %s has an `at`, which RUNTIME doesn't sleep through: it runs now",
+                message.task,
+            )
+        while True:
+            run, outcome = runner.run(message, TaskExecutor.RUNTIME, registry.resolve, self.call)
+            outcome = self.bounded(run, outcome)
+            if outcome.state != "retry":
+                log_end(run, outcome)
+                return Receipt(TaskExecutor.RUNTIME, "", outcome, outcome.error)
+            message = self.next_attempt(run, outcome)
+
+    def _first_time(self, task: str, matter: str) -> bool:
+        if (task, matter) in self._warned:
+            return False
+        self._warned.add((task, matter))
+        return True
+
+
+def _evidence(run: Run, outcome: Outcome) -> Attempt:
+    error = describe(outcome.error) or outcome.reason
+    return Attempt(run.message.attempt, run.started_at, time.time(), os.getpid(), error[:500])
+
+
+def describe(error: BaseException | None) -> str:
+    """Return type and text of an exception, one whose text can't be had included."""
+    if error is None:
+        return ""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # an exception's own __str__ may raise
+        return type(error).__name__
+
+
+def log_end(run: Run, outcome: Outcome) -> None:
+    """Log how a run ended; arguments are never shown."""
+    if outcome.state == "ok" and not logger.isEnabledFor(logging.INFO):
+        return
+    message = run.message
+    extra = {
+        "action": outcome.state,
+        "task": message.task,
+        "task_id": message.id,
+        "attempt": message.attempt,
+    }
+    took = time.time() - run.started_at
+    if outcome.state == "ok":
+        logger.info("Task %s finished in %.3f s", message.task, took, extra=extra)
+    elif outcome.state in ("retry", "unknown"):
+        logger.warning(
+            "Task %s %s: attempt %d: %s (%s)",
+            message.task,
+            message.id,
+            message.attempt,
+            outcome.reason,
+            describe(outcome.error) or f"again in {outcome.wait:g} s",
+            extra=extra,
+        )
+    else:
+        logger.error(
+            "Task %s %s is dead after attempt %d: %s",
+            message.task,
+            message.id,
+            message.attempt,
+            outcome.reason,
+            exc_info=outcome.error,
+            extra=extra,
+        )
+
+
+class Registry:
+    """The registered tasks by name. Only what stands here runs."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, TaskSpec] = {}
+
+    def add(self, spec: TaskSpec) -> None:
+        """Register a task, or replace the one of that name."""
+        self.specs[spec.name] = spec
+
+    def resolve(self, name: str) -> TaskSpec:
+        """Return the task of a name; its module is imported if it wasn't.
+
+        Raises:
+            UnknownTask: It isn't registered, and no module of that name can be found.
+            Exception: Whatever importing its module raised.
+        """
+        spec = self.specs.get(name)
+        if spec is not None:
+            return spec
+        try:
+            paths.import_module_of(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise
+        spec = self.specs.get(name)
+        if spec is None:
+            raise UnknownTask(f"There is no task {name!r}: is its module gone, or not on the path?")
+        return spec
+
+
+registry = Registry()
+_configured: dict[str, Any] = {}
+_current: Engine | None = None
+_building = threading.Lock()
+_on_change: list[Callable[[], None]] = []
+
+
+def current() -> Engine:
+    """Return this process's engine; it is built at the first use."""
+    engine = _current
+    return engine if engine is not None else _build()
+
+
+def _build() -> Engine:
+    global _current
+    with _building:
+        if _current is None:
+            _current = Engine(server.detect(), _configured)
+        return _current
+
+
+def configure(**settings: Any) -> None:
+    """Set settings for this process and those that it forks.
+
+    Args:
+        **settings: See the table of settings in the reference. Later calls add to earlier ones.
+
+    Raises:
+        ConfigError: A name is unknown, or a value can't be meant.
+
+    Example:
+        >>> configure(serializer="json", max_attempts=50)
+    """
+    global _current
+    _configured.update(config.check(settings))
+    with _building:
+        _current = None
+
+
+def reset(engine: Engine | None = None) -> None:
+    """Forget what was configured and built, and use an engine of the caller's; for tests."""
+    global _current
+    _configured.clear()
+    with _building:
+        _current = engine
+
+
+def use_middleware(middleware: tuple[Middleware, ...]) -> None:
+    """Wrap every run of this process in these, outside of the built-in ones."""
+    current().call = compose((*middleware, *BUILT_IN))

@@ -1,0 +1,111 @@
+"""Every error of the library, in one tree.
+
+```
+UwsgiTasksError
+├── ConfigError          (ValueError)    a setting is wrong
+├── OptionError          (TypeError)     an option of a task is unknown or of a wrong type
+├── OptionValueError     (ValueError)    an option of a task has a value that can't be meant
+├── ArgumentsError       (TypeError)     a task's arguments can't be serialised or loaded
+├── NotAvailable         (RuntimeError)  the executor or the information asked for isn't there
+├── QueueFull            (RuntimeError)  the executor is there but took nothing
+├── MessageTooBig        (ValueError)    the message doesn't fit the executor
+├── WireError            (ValueError)    bytes that are no message of ours
+│   └── SignatureError                   a message that nobody with our key wrote
+├── UnknownTask          (LookupError)   no task of that name is registered
+└── HomeError            (OSError)       the home directory can't be used
+RetryTaskException       (Exception)     raised by a task that wants to run again
+```
+
+Each class is also the standard kind that callers already catch.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+__all__ = [
+    "ArgumentsError",
+    "ConfigError",
+    "HomeError",
+    "MessageTooBig",
+    "NotAvailable",
+    "OptionError",
+    "OptionValueError",
+    "QueueFull",
+    "RetryTaskException",
+    "SignatureError",
+    "UnknownTask",
+    "UwsgiTasksError",
+    "WireError",
+]
+
+
+class UwsgiTasksError(Exception):
+    """The root of the library's errors."""
+
+
+class ConfigError(UwsgiTasksError, ValueError):
+    """A setting is wrong."""
+
+
+class OptionError(UwsgiTasksError, TypeError):
+    """An option of a task is unknown or of a wrong type."""
+
+
+class OptionValueError(UwsgiTasksError, ValueError):
+    """An option of a task has a value that can't be meant."""
+
+
+class ArgumentsError(UwsgiTasksError, TypeError):
+    """A task's arguments can't be serialised or loaded."""
+
+
+class NotAvailable(UwsgiTasksError, RuntimeError):
+    """The executor or the information asked for isn't there."""
+
+
+class QueueFull(UwsgiTasksError, RuntimeError):
+    """The executor is there but its queue took nothing."""
+
+
+class MessageTooBig(UwsgiTasksError, ValueError):
+    """The message doesn't fit the executor."""
+
+
+class WireError(UwsgiTasksError, ValueError):
+    """Bytes that are no message of ours."""
+
+
+class SignatureError(WireError):
+    """A message that nobody with our key wrote."""
+
+
+class UnknownTask(UwsgiTasksError, LookupError):
+    """No task of that name is registered."""
+
+
+class HomeError(UwsgiTasksError, OSError):
+    """The home directory can't be used."""
+
+
+class RetryTaskException(Exception):
+    """Raise inside a task to run it again.
+
+    Args:
+        count: How many executions are still allowed after this one. It replaces what
+            ``retry_count`` left, so a constant count retries until ``max_attempts``.
+            ``None`` leaves what is left.
+        timeout: Seconds (int, float or ``timedelta``) to wait before the next attempt,
+            instead of the task's own wait; 0 is at once.
+
+    Example:
+        >>> raise RetryTaskException(timeout=10)
+        Traceback (most recent call last):
+        ...
+        uwsgi_tasks.errors.RetryTaskException: retry
+    """
+
+    def __init__(self, count: int | None = None, timeout: float | timedelta | None = None) -> None:
+        super().__init__("retry")
+        self.count = count
+        self.timeout = timeout

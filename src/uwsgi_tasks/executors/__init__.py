@@ -1,0 +1,1 @@
+"""Executors hand a message over, or refuse. They never fall back: the engine does."""

@@ -1,0 +1,275 @@
+"""The home directory: key, lock, FIFO, flags, and the rules of who may use them.
+
+Everything in it belongs to the server's uid. It is made by the server before the fork, 0700.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import secrets
+import stat
+import tempfile
+import threading
+import zlib
+
+from .errors import ConfigError, HomeError
+from .server import Server
+from .wire import fingerprint
+
+NAME = ".uwsgi_tasks"
+FLAGS_SIZE = 4096
+_PAUSED = 0
+_MULES = 1024
+_BUSY_MULES = 2048
+_MULE_SLOTS = 257
+
+
+def locate(configured: str | None, server: Server) -> tuple[str, bool] | None:
+    """Return the path of the home and whether it is durable, or ``None`` for none.
+
+    Explicit, else in the first own spool directory, else in the first external one, else (inside
+    uWSGI) an ephemeral directory of this instance.
+    """
+    if configured:
+        return configured, True
+    spools = [*server.own_spools(), *server.spools()]
+    if spools:
+        return os.path.join(spools[0], NAME), True
+    if server.inside:
+        name = f"uwsgi-tasks-{os.getuid()}-{server.incarnation}"
+        return os.path.join(tempfile.gettempdir(), name), False
+    return None
+
+
+class Home:
+    """The home directory of one instance.
+
+    Life: made and opened by the first process that needs it, then inherited or opened again by
+    each forked one. Maps and descriptors survive a fork; the record lock does not, by design.
+    """
+
+    def __init__(self, path: str, *, durable: bool = True) -> None:
+        self.path = path
+        self.durable = durable
+        self._flags: mmap.mmap | None = None
+        self._fifo: tuple[int, int] | None = None
+        self._lock = threading.Lock()
+
+    def file(self, *names: str) -> str:
+        """Return the path of something in the home."""
+        return os.path.join(self.path, *names)
+
+    def make(self) -> None:
+        """Make the home and what belongs into it; harmless when it is there.
+
+        Raises:
+            HomeError: It can't be made, or belongs to somebody else.
+        """
+        try:
+            _make_directory(self.path)
+            _make_directory(self.file("dead"))
+            _make_directory(self.file("announced"))
+            with contextlib.suppress(FileExistsError):
+                os.mkfifo(self.file("wake"), 0o600)
+        except OSError as error:
+            if isinstance(error, HomeError):
+                raise
+            raise HomeError(error.errno, _cure(self.path, error)) from error
+
+    def keys(self, configured: tuple[str, ...]) -> list[bytes]:
+        """Return the keys, the one to sign with first.
+
+        Args:
+            configured: The setting ``secret``; empty for the generated key of the home.
+
+        Raises:
+            ConfigError: The home was written with a key that isn't among them.
+        """
+        keys = [text.encode() for text in configured] or [self._generated_key()]
+        written = self._read("fingerprint")
+        if written is None:
+            self._write_once("fingerprint", fingerprint(keys[0]).encode())
+            written = self._read("fingerprint")
+        known = {fingerprint(key).encode(): key for key in keys}
+        if written not in known:
+            raise ConfigError(
+                f"The home {self.path} was written with another key. Add the old one to the list"
+                f" `secret` (the first signs, all are accepted), or remove {self.file('fingerprint')}"
+                f" if nothing signed with it is left"
+            )
+        return keys
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the key in force."""
+        return (self._read("fingerprint") or b"").decode()
+
+    def adopt_key(self, key: bytes) -> None:
+        """Write down which key the server signs with from now on."""
+        if self._read("fingerprint") != fingerprint(key).encode():
+            self._replace("fingerprint", fingerprint(key).encode())
+
+    def _generated_key(self) -> bytes:
+        key = self._read("key")
+        if key is None:
+            self._write_once("key", secrets.token_hex(32).encode())
+            key = self._read("key")
+        if not key:
+            raise HomeError(errno.EIO, f"The key file {self.file('key')} is empty; remove it")
+        return key
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            with open(self.file(name), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HomeError(error.errno, _cure(self.path, error)) from error
+
+    def _write_once(self, name: str, data: bytes) -> None:
+        """Write a file that isn't there yet; of several writers the first wins."""
+        temporary = self._temporary(name, data)
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, self.file(name))
+        os.unlink(temporary)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        os.replace(self._temporary(name, data), self.file(name))
+
+    def _temporary(self, name: str, data: bytes) -> str:
+        path = self.file(f".{name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        except OSError as error:
+            raise HomeError(error.errno, _cure(self.path, error)) from error
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        return path
+
+    # the timekeeper's FIFO
+
+    def wake_timekeeper(self) -> None:
+        """Tell the timekeeper to look again; a full FIFO has told it already."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._open_fifo(), b"w")
+
+    def open_fifo(self) -> int:
+        """Return a descriptor on which the timekeeper waits."""
+        return self._open_fifo()
+
+    def _open_fifo(self) -> int:
+        with self._lock:
+            if self._fifo is None or self._fifo[0] != os.getpid():
+                # for reading too: opening doesn't wait for a reader, and no end-of-file is seen
+                descriptor = os.open(self.file("wake"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._fifo = (os.getpid(), descriptor)
+            return self._fifo[1]
+
+    def lock_timekeeper(self) -> int:
+        """Wait until this process is the timekeeper; return the descriptor that holds the lock.
+
+        A record lock ends with the process; a child that a task forked doesn't inherit it.
+        """
+        descriptor = os.open(
+            self.file("timekeeper.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        return descriptor
+
+    # one mapped page of flags
+
+    def flags(self) -> mmap.mmap:
+        """Return the mapped page that all processes of the home share."""
+        if self._flags is None:
+            self._flags = _map_page(self.file("flags"))
+        return self._flags
+
+    def is_paused(self) -> bool:
+        """Tell whether taking tasks is paused."""
+        return self.flags()[_PAUSED] != 0
+
+    def pause(self, on: bool) -> None:
+        """Pause or resume the taking of tasks, for every process of the home."""
+        self.flags()[_PAUSED] = int(on)
+
+    def announce_mule(self, number: int, incarnation: str) -> None:
+        """Write down that a mule of this incarnation of the server runs the library."""
+        self.flags()[_MULES + number] = _tag(incarnation)
+        self.mark_mule_busy(number, on=False)
+
+    def announced_mules(self, incarnation: str) -> list[int]:
+        """Return the numbers of the mules that run the library."""
+        flags, tag = self.flags(), _tag(incarnation)
+        return [number for number in range(1, _MULE_SLOTS) if flags[_MULES + number] == tag]
+
+    def mark_mule_busy(self, number: int, *, on: bool) -> None:
+        """Write down that a mule has a task in hand, or has none."""
+        self.flags()[_BUSY_MULES + number] = int(on)
+
+    def busy_mules(self) -> int:
+        """Return how many mules have a task in hand."""
+        return sum(self.flags()[_BUSY_MULES : _BUSY_MULES + _MULE_SLOTS])
+
+    def announce(self, word: str) -> None:
+        """Write down that a process of this incarnation of the server loaded the library."""
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.file("announced", word), os.O_CREAT | os.O_EXCL, 0o600))
+
+    def is_announced(self, word: str) -> bool:
+        """Tell whether ``announce`` was called with that word."""
+        return os.path.exists(self.file("announced", word))
+
+
+def _tag(incarnation: str) -> int:
+    """Return a byte that tells one start of the server from the one before; never 0."""
+    return zlib.crc32(incarnation.encode()) % 255 + 1
+
+
+def _map_page(path: str) -> mmap.mmap:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_size < FLAGS_SIZE:
+            os.ftruncate(descriptor, FLAGS_SIZE)
+        return mmap.mmap(descriptor, FLAGS_SIZE)
+    finally:
+        os.close(descriptor)
+
+
+def _make_directory(path: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise HomeError(errno.ENOTDIR, f"{path} is there but is no directory; remove it")
+    if found.st_uid != os.geteuid() and os.geteuid() != 0:
+        raise HomeError(
+            errno.EPERM,
+            f"{path} belongs to uid {found.st_uid}, this process runs as {os.geteuid()}:"
+            f" run it as the server's user, or chown the spool directory to that user",
+        )
+
+
+def _cure(path: str, error: OSError) -> str:
+    return (
+        f"The home {path} can't be used by uid {os.geteuid()} ({error.strerror}):"
+        f" chown the spool directory to the server's user (uWSGI makes it as root"
+        f" before it drops privileges), or set UWSGITASKS_HOME to a directory of that user"
+    )
+
+
+def remove_stale_ephemeral(alive: str) -> None:
+    """Remove the ephemeral homes of this user whose master is gone."""
+    root, prefix = tempfile.gettempdir(), f"uwsgi-tasks-{os.getuid()}-"
+    import shutil
+
+    for name in os.listdir(root):
+        if not name.startswith(prefix) or name == os.path.basename(alive):
+            continue
+        master = name[len(prefix) :].partition("-")[0]
+        path = os.path.join(root, name)
+        if os.lstat(path).st_uid == os.getuid() and not os.path.exists(f"/proc/{master}"):
+            shutil.rmtree(path, ignore_errors=True)

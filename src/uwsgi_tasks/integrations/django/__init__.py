@@ -1,0 +1,23 @@
+"""Django: ready in spoolers and mules."""
+
+from __future__ import annotations
+
+import os
+
+
+def django_setup(settings_module: str | None = None) -> None:
+    """Leave Django's applications ready, whatever was touched before.
+
+    Args:
+        settings_module: Dotted path of the settings; default: ``DJANGO_SETTINGS_MODULE``.
+
+    Raises:
+        ImportError: Django isn't installed, or the settings can't be imported.
+    """
+    if settings_module is not None:
+        os.environ["DJANGO_SETTINGS_MODULE"] = settings_module
+    import django
+    from django.apps import apps
+
+    if not apps.ready:
+        django.setup()

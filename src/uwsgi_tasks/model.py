@@ -1,0 +1,212 @@
+"""The nouns: a message, an attempt of it, a run, and the outcome of a run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from .retry import RetryPolicy
+
+SPOOL_OK = -2
+SPOOL_RETRY = -1
+SPOOL_IGNORE = 0
+
+DEFAULT_PRIORITY = 100.0
+DEFAULT_QUEUE = "default"
+
+
+class TaskExecutor(IntEnum):
+    """Where a task runs: the numbers that release 0.7.3 gave them."""
+
+    AUTO = 1
+    SPOOLER = 2
+    MULE = 3
+    RUNTIME = 4
+
+
+EXECUTOR_NAMES: dict[int, str] = {
+    TaskExecutor.AUTO: "auto",
+    TaskExecutor.MULE: "mule",
+    TaskExecutor.SPOOLER: "spooler",
+    TaskExecutor.RUNTIME: "runtime",
+}
+
+
+class Attempt(NamedTuple):
+    """One attempt of a message that is over: its evidence."""
+
+    number: int
+    started_at: float
+    finished_at: float
+    pid: int
+    error: str
+
+
+class Message(NamedTuple):
+    """One call of a task, as it travels. Frozen: a change is a new value.
+
+    Attributes:
+        id: 19 digits of nanoseconds, a dash, 16 hex digits; sorts by time.
+        task: Registered name of the task.
+        payload: The arguments, serialised; opaque until the run loads them.
+        serializer: ``"pickle"`` or ``"json"``.
+        created_at: Epoch seconds of the call.
+        chain: Id of the first message of the chain of re-calls it belongs to.
+        at: Epoch seconds before which it doesn't run, 0 for at once.
+        priority: Smaller runs sooner; ``None`` is none asked for.
+        queue: Label of its queue.
+        attempt: Number of its next attempt, from 1.
+        executions_left: Executions still allowed, this one included; ``None``: by the policy.
+        policy: The call's own retry policy; ``None``: the registered task's.
+        reads_codes: The call's own ``spooler_return``; ``None``: the registered task's.
+        working_dir: Directory to run in; empty leaves it alone.
+        working_dir_asked: The directory was asked for, not just the caller's.
+        buffer: The ``buffer`` of the chain, serialised, or empty.
+        stored: It came from the waiting place, which has to agree before it runs.
+        attempts: The attempts that are over, the newest last, at most 20.
+        first_unknown_at: Epoch seconds at which no consumer knew its task; 0 for never.
+    """
+
+    id: str
+    task: str
+    payload: bytes
+    serializer: str = "pickle"
+    created_at: float = 0.0
+    chain: str = ""
+    at: float = 0.0
+    priority: float | None = None
+    queue: str = DEFAULT_QUEUE
+    attempt: int = 1
+    executions_left: int | None = None
+    policy: RetryPolicy | None = None
+    reads_codes: bool | None = None
+    working_dir: str = ""
+    working_dir_asked: bool = False
+    buffer: bytes = b""
+    stored: bool = False
+    attempts: tuple[Attempt, ...] = ()
+    first_unknown_at: float = 0.0
+
+
+def new_id() -> str:
+    """Return a new message id."""
+    return f"{time.time_ns():019d}-{os.urandom(8).hex()}"
+
+
+def is_id(text: str) -> bool:
+    """Tell whether the text has the form of a message id."""
+    digits, dash, tail = text.partition("-")
+    return bool(dash) and len(digits) == 19 and digits.isdigit() and len(tail) == 16 and _hex(tail)
+
+
+def _hex(text: str) -> bool:
+    return all(letter in "0123456789abcdef" for letter in text)
+
+
+class TaskSpec(NamedTuple):
+    """What the engine knows of a registered task."""
+
+    name: str
+    function: Callable[..., Any]
+    policy: RetryPolicy = RetryPolicy()
+    reads_codes: bool = False
+    warns_on_none: bool = False
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    no_retry_on: tuple[type[BaseException], ...] = ()
+    max_attempts: int | None = None
+
+
+class Placement(NamedTuple):
+    """Where a call asks to be run.
+
+    Attributes:
+        executor: A number of ``TaskExecutor``.
+        spooler: Path of the spooler (or ``uwsgi://`` address); empty for the default one.
+        mule: Number of a mule, or the name of a farm; ``None`` for any mule.
+        strict: No fall-back to another executor; ``None``: by the setting.
+    """
+
+    executor: int = TaskExecutor.AUTO
+    spooler: str = ""
+    mule: int | str | None = None
+    strict: bool | None = None
+
+
+class Receipt(NamedTuple):
+    """What an executor gives back for a message that it took.
+
+    Attributes:
+        executor: A number of ``TaskExecutor``.
+        spool: Directory of the spool it lies in or will enter, if any.
+        outcome: The outcome, where the task ran in the call.
+        error: The exception that ended it, where the task ran in the call.
+    """
+
+    executor: int
+    spool: str = ""
+    outcome: Outcome | None = None
+    error: BaseException | None = None
+
+
+class Outcome(NamedTuple):
+    """How a run ended: one value for the four ways in which a task can speak.
+
+    Attributes:
+        state: ``"ok"``, ``"retry"`` or ``"dead"``; ``"unknown"`` or ``"unloadable"`` when the
+            function couldn't even be called.
+        result: What the function returned, when ok.
+        wait: Seconds until the next attempt, when it is a retry.
+        executions_left: Executions allowed after this one, when it is a retry; ``None``: by the
+            policy.
+        next_scan: The retry wants no wake-up: it is run at uWSGI's next scan.
+        reason: One word group for people, when it isn't ok.
+        error: The exception, when one ended the run.
+    """
+
+    state: str
+    result: Any = None
+    wait: float = 0.0
+    executions_left: int | None = None
+    next_scan: bool = False
+    reason: str = ""
+    error: BaseException | None = None
+
+
+class Run:
+    """One execution of a message: what the running task can see and change.
+
+    Life: made by the runner, *loaded* (``args``, ``kwargs``), put into the context variable while
+    the task's function runs, then read once more when the outcome is settled.
+    """
+
+    __slots__ = (
+        "args",
+        "at",
+        "buffer_loaded",
+        "executions_left",
+        "executor",
+        "kwargs",
+        "message",
+        "policy",
+        "spec",
+        "spool",
+        "started_at",
+        "view",
+    )
+
+    def __init__(self, message: Message, executor: int, started_at: float, spool: str = "") -> None:
+        self.message = message
+        self.executor = executor
+        self.spool = spool
+        self.started_at = started_at
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, Any] = {}
+        self.spec: TaskSpec | None = None
+        self.policy = RetryPolicy()
+        self.executions_left = 1
+        self.at: Any = None
+        self.buffer_loaded: dict[Any, Any] | None = None
+        self.view: Any = None

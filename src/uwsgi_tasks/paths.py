@@ -1,0 +1,62 @@
+"""Names of functions: how a task is named, and how its module is found again."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return the dotted name under which a function can be found again.
+
+    Example:
+        >>> from os.path import join
+        >>> name_of(join).endswith("path.join")
+        True
+    """
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def module_of(name: str) -> str:
+    """Return the module's part of a task's name: all but the last word."""
+    return name.rpartition(".")[0]
+
+
+def why_unreachable(function: Callable[..., Any]) -> str | None:
+    """Return why another process couldn't find the function by its name, or ``None``."""
+    qualname = getattr(function, "__qualname__", None)
+    if qualname is None or getattr(function, "__module__", None) is None:
+        return "it has no name of its own"
+    if "<lambda>" in qualname:
+        return "it is a lambda"
+    if "<locals>" in qualname:
+        return "it is defined inside another function"
+    return None
+
+
+def import_module_of(name: str) -> None:
+    """Import the module that a task's name points into, walking up over class names.
+
+    Raises:
+        ImportError: No part of the name is a module, or importing it failed.
+    """
+    path = module_of(name)
+    while path:
+        if path in sys.modules:
+            return
+        try:
+            importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name is None or not _is_parent(error.name, path):
+                raise
+        else:
+            return
+        path = module_of(path)
+    raise ModuleNotFoundError(f"No module for the task {name!r}", name=module_of(name))
+
+
+def _is_parent(missing: str, path: str) -> bool:
+    """Tell whether the missing module is the one asked for, not one that it imports."""
+    return path == missing or path.startswith(missing + ".")

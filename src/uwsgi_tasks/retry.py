@@ -1,0 +1,53 @@
+"""The rules of retrying: how often, and how long to wait. Pure arithmetic."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+
+class RetryPolicy(NamedTuple):
+    """When a task that didn't succeed runs again.
+
+    Attributes:
+        executions: How often the task may run in all; ``None`` (nobody said) is once.
+        wait: Seconds between an attempt and the next.
+        backoff: Factor by which the wait grows with each attempt; ``None``: it doesn't.
+        max_wait: Seconds that a grown wait never exceeds; ``None``: no ceiling.
+        jitter: Seconds, up to which a random part is added to each wait.
+
+    Example:
+        Waits of 2, 6, 18, 20, 20 … seconds:
+
+        >>> policy = RetryPolicy(executions=6, wait=2, backoff=3, max_wait=20)
+        >>> [policy.wait_after(attempt) for attempt in (1, 2, 3, 4)]
+        [2.0, 6.0, 18.0, 20.0]
+    """
+
+    executions: int | None = None
+    wait: float = 0.0
+    backoff: float | None = None
+    max_wait: float | None = None
+    jitter: float = 0.0
+
+    def wait_after(self, attempt: int) -> float:
+        """Return the seconds to wait after the attempt of that number (from 1)."""
+        wait = float(self.wait)
+        if self.backoff is not None:
+            wait = self._grown(attempt - 1)
+        if self.max_wait is not None:
+            wait = min(wait, self.max_wait)
+        if self.jitter:
+            wait += random.uniform(0, self.jitter)  # noqa: S311  spreads load, keeps no secret
+        return wait
+
+    def _grown(self, steps: int) -> float:
+        assert self.backoff is not None
+        try:
+            return float(self.wait) * float(self.backoff) ** steps
+        except OverflowError:
+            return self.max_wait if self.max_wait is not None else 1e9
+
+    def left_after(self, attempts: int) -> int:
+        """Return how many executions are still allowed after that many attempts."""
+        return max(0, (self.executions or 1) - attempts)

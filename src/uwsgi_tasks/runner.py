@@ -1,0 +1,193 @@
+"""Running a message: loaded ▸ called through the middleware ▸ classified. User code runs here only.
+
+``run`` never raises what a task raised: it returns an ``Outcome``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
+
+from . import wire
+from .errors import ArgumentsError, RetryTaskException, UnknownTask
+from .middleware import Call
+from .model import (
+    SPOOL_IGNORE,
+    SPOOL_OK,
+    SPOOL_RETRY,
+    Message,
+    Outcome,
+    Run,
+    TaskExecutor,
+    TaskSpec,
+)
+
+logger = logging.getLogger(__name__)
+current: ContextVar[Run | None] = ContextVar("uwsgi_tasks_run", default=None)
+depth: ContextVar[int] = ContextVar("uwsgi_tasks_depth", default=0)
+
+_CODES = (SPOOL_OK, SPOOL_RETRY, SPOOL_IGNORE)
+_warned_of_none: set[str] = set()
+
+
+def run(
+    message: Message,
+    executor: int,
+    resolve: Callable[[str], TaskSpec],
+    call: Call,
+    spool: str = "",
+) -> tuple[Run, Outcome]:
+    """Run a message once.
+
+    Args:
+        message: What to run.
+        executor: A number of ``TaskExecutor``: by which door it came.
+        resolve: Gives the registered task of a name; imports its module where needed.
+        call: The composed middleware, the task's function innermost.
+        spool: Spool directory it came from, if any.
+
+    Returns:
+        The run as the task left it, and how it ended. The state ``"unknown"`` says that no such
+        task is registered here (or its module can't be imported), ``"unloadable"`` that its
+        arguments don't load.
+    """
+    this = Run(message, executor, time.time(), spool)
+    token = current.set(this)
+    level = depth.set(depth.get() + 1)
+    try:
+        failed = _load(this, resolve)
+        if failed is not None:
+            return this, failed
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("Task %s started", message.task, extra=_extra(this, "started"))
+        return this, _call(this, call)
+    finally:
+        current.reset(token)
+        depth.reset(level)
+
+
+def _load(this: Run, resolve: Callable[[str], TaskSpec]) -> Outcome | None:
+    message = this.message
+    try:
+        this.spec = spec = resolve(message.task)
+    except UnknownTask as error:
+        return Outcome("unknown", reason="unknown task", error=error)
+    except BaseException as error:  # importing runs user code, which may raise anything
+        return Outcome("unknown", reason="its module can't be imported", error=error)
+    this.policy = message.policy or spec.policy
+    left = message.executions_left
+    this.executions_left = this.policy.left_after(message.attempt - 1) if left is None else left
+    try:
+        this.args, this.kwargs = wire.load_arguments(message)
+    except BaseException as error:  # unpickling runs the arguments' own code
+        return Outcome("unloadable", reason="its arguments don't load", error=error)
+    return None
+
+
+def _call(this: Run, call: Call) -> Outcome:
+    try:
+        result = call(this)
+    except Exception as error:
+        return _after_error(this, error)
+    except BaseException as error:
+        # sys.exit() in a task would end the spooler; in the caller's own process it is meant
+        if this.executor == TaskExecutor.RUNTIME:
+            raise
+        return _after_error(this, error)
+    return _after_return(this, result)
+
+
+def _after_return(this: Run, result: Any) -> Outcome:
+    spec, message = this.spec, this.message
+    assert spec is not None
+    reads_codes = spec.reads_codes if message.reads_codes is None else message.reads_codes
+    if not reads_codes:
+        return Outcome("ok", result)
+    if result is None and spec.warns_on_none and spec.name not in _warned_of_none:
+        _warned_of_none.add(spec.name)
+        logger.warning(
+            "Task %s has spooler_return=True and returned None, which counts as SPOOL_OK:"
+            " return SPOOL_OK, SPOOL_RETRY or SPOOL_IGNORE",
+            spec.name,
+        )
+    if type(result) is not int or result not in _CODES:
+        return Outcome("ok", result)
+    if result == SPOOL_OK:
+        return Outcome("ok")
+    if result == SPOOL_IGNORE:
+        return Outcome("dead", reason="it returned SPOOL_IGNORE: not handled")
+    if this.policy.executions is None and message.executions_left is None:
+        # spooler_return without retry_count: again at uWSGI's next scan, as often as it says
+        return Outcome(
+            "retry", wait=this.policy.wait, next_scan=True, reason="it returned SPOOL_RETRY"
+        )
+    return _retry(this, "it returned SPOOL_RETRY")
+
+
+def _after_error(this: Run, error: BaseException) -> Outcome:
+    spec = this.spec
+    assert spec is not None
+    if isinstance(error, RetryTaskException):
+        wait = error.timeout
+        seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
+        return _retry(this, "it raised RetryTaskException", error, error.count, seconds)
+    if isinstance(error, spec.retry_on) and not isinstance(error, spec.no_retry_on):
+        return _retry(this, "it raised an exception", error)
+    return Outcome("dead", reason="it raised an exception", error=error)
+
+
+def _retry(
+    this: Run,
+    reason: str,
+    error: BaseException | None = None,
+    count: int | None = None,
+    wait: float | None = None,
+) -> Outcome:
+    left = this.executions_left - 1 if count is None else count
+    if left <= 0:
+        if this.message.attempt > 1 or this.policy.executions is not None:
+            reason += ", and no retry is left"
+        return Outcome("dead", reason=reason, error=error)
+    seconds = this.policy.wait_after(this.message.attempt) if wait is None else float(wait)
+    return Outcome(
+        "retry", wait=max(0.0, seconds), executions_left=left, reason=reason, error=error
+    )
+
+
+def buffer_of(this: Run) -> bytes:
+    """Return the buffer of a run as bytes, as the task left it.
+
+    Raises:
+        ArgumentsError: The task put something into it that can't be serialised.
+    """
+    loaded = this.buffer_loaded
+    if loaded is None:
+        return this.message.buffer
+    try:
+        return wire.dump(loaded, this.message.serializer) if loaded else b""
+    except ArgumentsError as error:
+        raise ArgumentsError(
+            f"The buffer of {this.message.task} can't be serialised: {error}"
+        ) from error
+
+
+def load_buffer(this: Run) -> dict[Any, Any]:
+    """Return the buffer of a run; the same dict each time."""
+    if this.buffer_loaded is None:
+        raw = this.message.buffer
+        this.buffer_loaded = wire.load(raw, this.message.serializer) if raw else {}
+    return this.buffer_loaded
+
+
+def _extra(this: Run, action: str) -> dict[str, Any]:
+    message = this.message
+    return {
+        "action": action,
+        "task": message.task,
+        "task_id": message.id,
+        "attempt": message.attempt,
+    }
