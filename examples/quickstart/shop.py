@@ -161,12 +161,11 @@ BUTTONS: dict[str, Callable[[], None]] = {
 
 def retry(ident: str) -> None:
     """Run a dead task again."""
-    letter = dead.show(ident)
-    name = letter.task.rpartition(".")[2]
-    moment = time.time()
+    name, moment = dead.show(ident).task.rpartition(".")[2], time.time()
+    story = next((run["story"] for run in ledger.runs() if run["id"] == ident), "")
     dead.retry(ident)
     ledger.write(
-        "called", called=moment, story="broken", task=name, id=ident, executor="spooler", due=None
+        "called", called=moment, story=story, task=name, id=ident, executor="spooler", due=None
     )
 
 

@@ -11,7 +11,7 @@ from .site import Site
 __all__ = ["DeadLetter", "drop", "list", "retry", "show"]
 
 
-def list() -> list[DeadLetter]:  # noqa: A001  reads as dead.list()
+def list() -> list[DeadLetter]:
     """Return all dead letters of this home, the oldest first.
 
     Raises:
@@ -50,7 +50,7 @@ def retry(ident: str) -> None:
     spec = engine.registry.specs.get(message.task)
     policy = message.policy or (spec.policy if spec else None)
     again = message._replace(
-        attempt=len(letter.attempts) and letter.attempts[-1]["attempt"] + 1 or message.attempt + 1,
+        attempt=(len(letter.attempts) and letter.attempts[-1]["attempt"] + 1) or message.attempt + 1,
         executions_left=None if policy is None else policy.left_after(0),
         at=0.0,
         first_unknown_at=0.0,

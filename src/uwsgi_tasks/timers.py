@@ -184,7 +184,7 @@ class CronTask(SignalTask):
         return schedule.cron_fields(**fields)
 
     def _checks(self) -> dict[str, Callable[[Any], Any]]:
-        fields = {name: _unchecked for name in (*_CRON_FIELDS, "expression", "tz")}
+        fields = dict.fromkeys((*_CRON_FIELDS, "expression", "tz"), _unchecked)
         return {**fields, "target": _target}
 
 

@@ -73,12 +73,11 @@ def test_given_a_task_that_died_when_shown_then_its_traceback_is_kept(shared, le
     assert "in fails_until" in shown["traceback"]
 
 
-def test_given_a_cured_cause_when_retried_then_it_runs_with_fresh_attempts(shared, letter, tag):
+def test_given_a_cured_cause_when_retried_then_it_keeps_its_id_and_counts_on(shared, letter, tag):
     shared.touch(tag)
-    before = len(shared.ledger.rows("ran"))
     shared.eval("dead.retry(id)", id=letter["id"])
-    wait_until(lambda: len(shared.ledger.rows("ran")) > before)
-    assert shared.ledger.rows("ran")[before]["attempt"] == 1
+    rows = shared.ledger.wait("ran", id=letter["id"], count=3)
+    assert [row["attempt"] for row in rows] == [1, 2, 3]
 
 
 def test_given_a_cured_cause_when_retried_then_the_letter_is_gone(shared, letter, tag):

@@ -14,7 +14,7 @@ from uwsgi_tasks import wire
 from uwsgi_tasks.model import Message, new_id
 
 APP = """
-import hashlib
+import hashlib, os
 from uwsgi_tasks import task, TaskExecutor
 
 @task(executor=TaskExecutor.SPOOLER)

@@ -50,7 +50,7 @@ def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     """Answer a ping, or evaluate an expression in the test's application."""
     if environ["PATH_INFO"] == "/eval":
         size = int(environ.get("CONTENT_LENGTH") or 0)
-        body = json.dumps(_evaluate(json.loads(environ["wsgi.input"].read(size))), default=_plain)
+        body = json.dumps(_plain(_evaluate(json.loads(environ["wsgi.input"].read(size)))), default=repr)
     else:
         body = json.dumps({"value": os.getpid()})
     start_response("200 OK", [("Content-Type", "application/json")])
@@ -70,11 +70,13 @@ def _evaluate(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
     if hasattr(value, "status") and hasattr(value, "id"):
         HANDLES[value.id] = value
         return {"id": value.id, "executor": value.executor.name}
-    if hasattr(value, "_asdict"):
-        return value._asdict()
-    if hasattr(value, "__dict__"):
-        return {"repr": repr(value), **vars(value)}
-    return repr(value)
+    return value

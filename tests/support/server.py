@@ -40,6 +40,7 @@ _SPAWNED = re.compile(
     r"|spawned the uWSGI (?P<spooler>spooler) on dir (?P<dir>\S+) with pid (?P<spid>\d+)",
     re.IGNORECASE,
 )
+_RELOADING = "...gracefully killing workers..."
 _MASTER = re.compile(r"spawned uWSGI master process")
 
 
@@ -189,8 +190,11 @@ class UwsgiServer:
 
     def reload(self) -> None:
         """Reload it as an operator does, and wait until it is up again."""
-        before = len(_MASTER.findall(self.log()))
-        os.kill(self.master, signal.SIGHUP)
+        before, told = len(_MASTER.findall(self.log())), self.log().count(_RELOADING)
+        while self.log().count(_RELOADING) == told:  # one that has just forked misses the signal
+            os.kill(self.master, signal.SIGHUP)
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: self.log().count(_RELOADING) > told, timeout=1.0)
         self._wait_until_up(before + 1)
 
     def stop(self, how: int = signal.SIGINT) -> None:
