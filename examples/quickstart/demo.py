@@ -256,13 +256,11 @@ class Shop:
         if self._uwsgi is not None:
             group = self._uwsgi.pid
             if self.is_running:
-                self._uwsgi.send_signal(signal.SIGQUIT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._uwsgi.wait(STOP_S)
-            if not wait_until(lambda: not is_group_alive(group), 2.0):
+                self._uwsgi.send_signal(signal.SIGINT)  # stops; SIGQUIT would reload: die-on-term
+            if not wait_until(lambda: not self.is_running and not is_group_alive(group), STOP_S):
+                print(f"uWSGI didn't stop within {STOP_S:g} s, and is killed.")
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGKILL)
-                wait_until(lambda: not is_group_alive(group), 2.0)
             self._uwsgi.wait()
         self._postbox.stop()
         print("Stopped.")

@@ -38,6 +38,7 @@ function mark(node, kind) {
 function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
   const ms = Math.max(0, seconds * 1000);
+  if (ms < 1) return "< 1 ms";
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`;
 }
 

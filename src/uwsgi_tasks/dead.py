@@ -9,9 +9,10 @@ from .model import Placement, TaskExecutor
 from .site import Site
 
 __all__ = ["DeadLetter", "drop", "list", "retry", "show"]
+All = list[DeadLetter]
 
 
-def list() -> list[DeadLetter]:
+def list() -> All:
     """Return all dead letters of this home, the oldest first.
 
     Raises:
@@ -49,8 +50,9 @@ def retry(ident: str) -> None:
         raise NotAvailable(f"{ident} can't be retried: {error}") from error
     spec = engine.registry.specs.get(message.task)
     policy = message.policy or (spec.policy if spec else None)
+    last = letter.attempts[-1]["attempt"] if letter.attempts else message.attempt
     again = message._replace(
-        attempt=(len(letter.attempts) and letter.attempts[-1]["attempt"] + 1) or message.attempt + 1,
+        attempt=last + 1,
         executions_left=None if policy is None else policy.left_after(0),
         at=0.0,
         first_unknown_at=0.0,

@@ -21,6 +21,7 @@ from .executors import network
 from .executors import spooler as to_spool
 from .middleware import BUILT_IN, Middleware, compose
 from .model import (
+    DEFAULT_PRIORITY,
     EXECUTOR_NAMES,
     Attempt,
     Message,
@@ -35,7 +36,7 @@ from .site import Site
 
 logger = logging.getLogger(__name__)
 
-_CHAINS = {
+_CHAINS: dict[int, tuple[int, ...]] = {
     TaskExecutor.AUTO: (TaskExecutor.SPOOLER, TaskExecutor.MULE, TaskExecutor.RUNTIME),
     TaskExecutor.SPOOLER: (TaskExecutor.SPOOLER, TaskExecutor.MULE, TaskExecutor.RUNTIME),
     TaskExecutor.MULE: (TaskExecutor.MULE, TaskExecutor.SPOOLER, TaskExecutor.RUNTIME),
@@ -224,7 +225,11 @@ class Engine:
             return self._run_here(message)
         spool = self.spool_for(message.queue, placement) if executor == TaskExecutor.SPOOLER else ""
         site = self.require_site(spool)
-        prioritised = message.priority is not None and executor == TaskExecutor.SPOOLER
+        prioritised = executor == TaskExecutor.SPOOLER and (
+            message.priority is not None or site.home.priorities_wait()
+        )
+        if prioritised and message.priority is None:
+            message = message._replace(priority=DEFAULT_PRIORITY)
         if prioritised or message.at > time.time():
             site.wait(message, message.at, executor, spool, placement.mule)
             if prioritised and message.at <= time.time():
@@ -279,9 +284,9 @@ class Engine:
         else:
             site.home.wake_timekeeper()
 
-    def pump(self, site: Site, spool: str) -> None:
+    def pump(self, site: Site, spool: str, *, swap: bool = True) -> None:
         """Let the most urgent prioritised tasks of a spool in, one per spooler process."""
-        if site.pump(spool, max(1, len(self.server.spooler_pids(spool)))):
+        if site.pump(spool, max(1, len(self.server.spooler_pids(spool))), swap=swap):
             self.wake(site, spool)
 
     # process
@@ -328,7 +333,7 @@ class Engine:
             self._settle_retry(site, run, outcome, spool)
         elif state in ("dead", "unloadable"):
             self.bury(site, run, outcome, spool)
-        if message.priority is not None and spool:
+        if spool and site.home.priorities_wait():
             self.pump(site, spool)
         log_end(run, outcome)
 
@@ -412,7 +417,7 @@ def describe(error: BaseException | None) -> str:
         return ""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # an exception's own __str__ may raise
+    except Exception:  # noqa: BLE001  an exception's own __str__ may raise
         return type(error).__name__
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from . import engine, legacy, letters, timekeeper, timers, wire
 from .errors import WireError
+from .executors import spooler as to_spool
 from .middleware import drop_inherited_connections
 from .model import SPOOL_OK, SPOOL_RETRY, Message, TaskExecutor
 from .server import Uwsgi, is_worker_target
@@ -21,6 +22,7 @@ from .site import Site
 
 logger = logging.getLogger(__name__)
 
+_PAUSED_AGAIN_S = 1.0
 _HOOKS = ("spooler", "mule_msg_hook", "post_fork_hook")
 _previous: dict[str, Callable[..., Any]] = {}
 _signals: dict[str, int] = {}
@@ -37,12 +39,11 @@ def install() -> None:
     here = engine.current().server
     if not isinstance(here, Uwsgi):
         return
-    for name, ours in zip(_HOOKS, (on_spool, on_mule_message, on_fork), strict=True):
-        found = here.hook(name)
-        if found is not ours:
-            if found is not None:
-                _previous[name] = found
-            here.set_hook(name, ours)
+    ours = dict(zip(_HOOKS, (on_spool, on_mule_message, on_fork), strict=True))
+    for name, hook in ours.items():
+        _chain(name, here.hook(name))
+        here.set_hook(name, hook)
+    here.guard_hooks(_chain, frozenset(ours))
     if _state["installed"]:
         return
     _state["installed"] = True
@@ -54,6 +55,15 @@ def install() -> None:
     _check_server(here)
 
 
+def _chain(name: str, hook: Any) -> None:
+    """Remember another library's hook: it gets the messages that aren't ours.
+
+    One that is set after ours, as ``from uwsgidecorators import *`` does, comes here too.
+    """
+    if hook is not None and getattr(hook, "__module__", None) != __name__:
+        _previous[name] = hook
+
+
 def _check_server(here: Uwsgi) -> None:
     if not here.has_master:
         _warn(
@@ -62,7 +72,7 @@ def _check_server(here: Uwsgi) -> None:
         )
     elif here.in_venv_without_binary_path():
         _warn(
-            "pyuwsgi in a virtual environment can't reload without `binary-path`: add"
+            "pyuwsgi forgets its virtual environment at a reload: add"
             " `binary-path = <virtual environment>/bin/python` to uwsgi.ini"
         )
     if here.lazy_apps and not here.preloaded and here.kind() == "worker":
@@ -110,8 +120,6 @@ def _open_process(here: Uwsgi) -> None:
         site.home.announce_mule(here.number(), here.incarnation)
     elif kind == "spooler":
         site.home.announce(f"spooler-{here.incarnation}")
-    if kind in ("mule", "spooler"):
-        _check_hooks(here)
     for target in ("workers", "active-workers"):
         if target in _signals and kind == "worker":
             _seen[target] = site.store.last_firing()
@@ -119,15 +127,6 @@ def _open_process(here: Uwsgi) -> None:
         _warn_of_ephemeral(this, site)
     if _may_keep_time(here, site):
         _keep_time(this, site)
-
-
-def _check_hooks(here: Uwsgi) -> None:
-    for name, ours in zip(_HOOKS[:2], (on_spool, on_mule_message), strict=True):
-        if here.hook(name) is not ours:
-            _warn(
-                f"uwsgi.{name} was overwritten after uwsgi_tasks was imported (by uwsgidecorators?):"
-                f" import that first, or call uwsgi_tasks.set_uwsgi_callbacks() after it"
-            )
 
 
 def _warn_of_ephemeral(this: engine.Engine, site: Site) -> None:
@@ -237,6 +236,7 @@ def _on_file(env: dict[Any, Any]) -> int:
         site.wait(message, message.at, TaskExecutor.SPOOLER, spool, again=message.stored)
         site.home.wake_timekeeper()
     elif not site.is_superseded(message):
+        to_spool.hold(f"{spool}/{_name_of(env)}")
         this.process(message, TaskExecutor.SPOOLER, spool)
     return SPOOL_OK
 
@@ -321,7 +321,9 @@ def _on_mule_message(data: bytes) -> None:
         return
     now = time.time()
     if site.home.is_paused() or message.at > now:
-        site.wait(message, max(now, message.at), TaskExecutor.MULE, again=True)
+        due = max(message.at, now + _PAUSED_AGAIN_S if site.home.is_paused() else now)
+        site.wait(message, due, TaskExecutor.MULE, again=True)
+        site.home.wake_timekeeper()
         return
     site.home.mark_mule_busy(number, on=True)
     try:

@@ -22,7 +22,7 @@ from .wire import fingerprint
 
 NAME = ".uwsgi_tasks"
 FLAGS_SIZE = 4096
-_PAUSED = 0
+_PAUSED, _PRIORITIES = 0, 1
 _MULES = 1024
 _BUSY_MULES = 2048
 _MULE_SLOTS = 257
@@ -195,6 +195,14 @@ class Home:
     def pause(self, on: bool) -> None:
         """Pause or resume the taking of tasks, for every process of the home."""
         self.flags()[_PAUSED] = int(on)
+
+    def priorities_wait(self) -> bool:
+        """Tell whether prioritised tasks wait, so that ordinary ones have to queue with them."""
+        return self.flags()[_PRIORITIES] != 0
+
+    def mark_priorities(self, *, wait: bool) -> None:
+        """Write down whether prioritised tasks wait."""
+        self.flags()[_PRIORITIES] = int(wait)
 
     def announce_mule(self, number: int, incarnation: str) -> None:
         """Write down that a mule of this incarnation of the server runs the library."""

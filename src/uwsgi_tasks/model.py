@@ -106,6 +106,30 @@ def _hex(text: str) -> bool:
     return all(letter in "0123456789abcdef" for letter in text)
 
 
+class Schedule(NamedTuple):
+    """A row of the schedules: a rule, its target, and when it is next due.
+
+    Attributes:
+        name: Name of the function.
+        incarnation: The start of the server that declared it.
+        rule: What ``schedule.Rule.dump`` gave, as JSON.
+        target: Where it runs.
+        number: The signal number that its function gets.
+        iterations: How often it still fires; ``None`` for ever.
+        active: It fires.
+        next_at: Epoch seconds of the next firing.
+    """
+
+    name: str
+    incarnation: str
+    rule: str
+    target: str
+    number: int
+    iterations: int | None
+    active: bool
+    next_at: float | None
+
+
 class TaskSpec(NamedTuple):
     """What the engine knows of a registered task."""
 

@@ -112,7 +112,7 @@ def _executor(value: Any) -> int:
 
 def _directory(value: Any) -> str | None:
     if value is None or value == CALLER_DIR:
-        return value
+        return None if value is None else CALLER_DIR
     path = os.fspath(value)
     if not isinstance(path, str):
         raise TypeError("it takes a path as text, or None")
@@ -155,11 +155,11 @@ def moment(at: Any, naive_at: str) -> float:
     if not at:
         return 0.0
     if isinstance(at, timedelta):
-        return time.time() + at.total_seconds() if at > timedelta(0) else 0.0
+        return time.time() + float(at.total_seconds()) if at > timedelta(0) else 0.0
     if isinstance(at, datetime):
         if at.tzinfo is None and naive_at == "utc":
             at = at.replace(tzinfo=timezone.utc)
-        return max(0.0, at.timestamp())
+        return max(0.0, float(at.timestamp()))
     return max(0.0, float(at))
 
 

@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import time
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -175,7 +176,19 @@ class Uwsgi(Outside):
 
     def set_hook(self, name: str, function: Callable[..., Any]) -> None:
         """Install a function as ``uwsgi.<name>``."""
-        setattr(self.module, name, function)
+        vars(self.module)[name] = function
+
+    def guard_hooks(self, chain: Callable[[str, Any], None], names: frozenset[str]) -> None:
+        """Let nobody overwrite these hooks: what is assigned to them goes to ``chain`` instead."""
+
+        class Guarded(types.ModuleType):
+            def __setattr__(self, name: str, value: Any) -> None:
+                if name in names:
+                    chain(name, value)
+                else:
+                    super().__setattr__(name, value)
+
+        self.module.__class__ = Guarded
 
     def register_signal(self, target: str, handler: Callable[[int], None]) -> int:
         """Register a handler for a free signal, counted from the top, and return its number."""

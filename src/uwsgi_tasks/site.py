@@ -81,6 +81,8 @@ class Site:
         """
         from .store import Waiting
 
+        if message.priority is not None and executor == TaskExecutor.SPOOLER:
+            self.home.mark_priorities(wait=True)
         envelope = wire.pack(message._replace(stored=True), self.signer)
         row = Waiting(
             message.id,
@@ -148,22 +150,46 @@ class Site:
         self.store.mark_in_spool([row.id])
         return True
 
-    def pump(self, spool: str, window: int) -> bool:
+    def pump(self, spool: str, window: int, *, swap: bool) -> bool:
         """Move the most urgent prioritised tasks into a spool, up to a window of files there.
+
+        Args:
+            spool: The spool directory.
+            window: How many prioritised files may lie there.
+            swap: A file that nobody has in hand makes room for a more urgent one. Not for a thread
+                beside a running spooler, whose own lock it wouldn't see.
 
         Returns:
             Whether something entered the spool.
         """
         entered = False
         with self.store.transaction():
-            there = self.store.prioritised_in_spool(spool)
-            room = window - sum(self._lies_in(spool, *entry) for entry in there)
-            for row in self.store.most_urgent(spool, time.time(), max(0, room)):
+            there = [
+                row for row in self.store.prioritised_in_spool(spool) if self._lies(spool, row)
+            ]
+            for row in self.store.most_urgent(spool, time.time(), window):
+                if len(there) >= window:
+                    worst = max(there, key=_urgency)
+                    if not swap or _urgency(worst) <= _urgency(row):
+                        break
+                    there.remove(worst)
+                    if not self._take_back(spool, worst):
+                        window -= 1
+                        continue
                 entered |= self._enter_spool(row)
+            if not self.store.has_priorities():
+                self.home.mark_priorities(wait=False)
         return entered
 
-    def _lies_in(self, spool: str, ident: str, attempt: int) -> bool:
-        return os.path.exists(os.path.join(spool, to_spool.file_name(ident, attempt)))
+    def _lies(self, spool: str, row: Waiting) -> bool:
+        return os.path.exists(os.path.join(spool, to_spool.file_name(row.id, row.attempt)))
+
+    def _take_back(self, spool: str, row: Waiting) -> bool:
+        path = os.path.join(spool, to_spool.file_name(row.id, row.attempt))
+        if not to_spool.remove_unlocked(path):
+            return False
+        self.store.take_back(row.id)
+        return True
 
     # dead letters
 
@@ -203,6 +229,10 @@ class Site:
         with contextlib.suppress(Exception):
             self.store.finish(ident, _ANY_ATTEMPT)
         return True
+
+
+def _urgency(row: Waiting) -> tuple[float, str]:
+    return (row.priority or 0.0, row.id)
 
 
 _WAITING, _FINAL = 0, 2

@@ -12,7 +12,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from .model import Schedule
 
 WAITING, IN_SPOOL, FINAL = 0, 1, 2
 
@@ -53,19 +55,6 @@ class Waiting(NamedTuple):
     spool: str
     mule: str
     envelope: bytes
-
-
-class Schedule(NamedTuple):
-    """A row of the schedules: a rule, its target, and when it is next due."""
-
-    name: str
-    incarnation: str
-    rule: str
-    target: str
-    number: int
-    iterations: int | None
-    active: bool
-    next_at: float | None
 
 
 class Firing(NamedTuple):
@@ -194,16 +183,20 @@ class Store:
         )
         return [row[0] for row in rows]
 
-    def prioritised_in_spool(self, spool: str) -> list[tuple[str, int]]:
-        """Return id and attempt of the prioritised rows that entered a spool."""
-        return (
-            self.connection()
-            .execute(
-                "SELECT id, attempt FROM waiting WHERE spool = ? AND state = 1 AND priority IS NOT NULL",
-                (spool,),
-            )
-            .fetchall()
+    def has_priorities(self) -> bool:
+        """Tell whether a prioritised row waits or is in a spool."""
+        found = self.connection().execute(
+            "SELECT 1 FROM waiting WHERE priority IS NOT NULL AND state < 2 LIMIT 1"
         )
+        return found.fetchone() is not None
+
+    def prioritised_in_spool(self, spool: str) -> list[Waiting]:
+        """Return the prioritised rows that entered a spool."""
+        return self._rows("spool = ? AND state = 1 AND priority IS NOT NULL", spool, -1)
+
+    def take_back(self, ident: str) -> None:
+        """Note that a row left the spool again and waits."""
+        self.connection().execute("UPDATE waiting SET state = 0 WHERE id = ?", (ident,))
 
     def most_urgent(self, spool: str, now: float, limit: int) -> list[Waiting]:
         """Return the due prioritised rows of a spool, by priority, then by arrival."""
@@ -267,14 +260,14 @@ class Store:
         rows = self.connection().execute(
             "SELECT * FROM schedules WHERE active = 1 AND next_at IS NOT NULL"
         )
-        return [Schedule(*row[:6], bool(row[6]), row[7]) for row in rows]
+        return [_schedule(row) for row in rows]
 
     def due_schedules(self, now: float) -> list[Schedule]:
         """Return the schedules that are due."""
         rows = self.connection().execute(
             "SELECT * FROM schedules WHERE active = 1 AND next_at <= ? ORDER BY next_at", (now,)
         )
-        return [Schedule(*row[:6], bool(row[6]), row[7]) for row in rows]
+        return [_schedule(row) for row in rows]
 
     def next_schedule(self) -> float | None:
         """Return when the next schedule is due."""
@@ -314,7 +307,8 @@ class Store:
         """Take the oldest firing of a target away; each is given to one taker."""
         with self.transaction() as connection:
             row = connection.execute(
-                "SELECT seq, target, name, number FROM firings WHERE target = ? ORDER BY seq LIMIT 1",
+                "SELECT seq, target, name, number FROM firings WHERE target = ?"
+                " ORDER BY seq LIMIT 1",
                 (target,),
             ).fetchone()
             if row is None:
@@ -339,6 +333,10 @@ class Store:
             .fetchone()
         )
         return row[0] if row else 0
+
+
+def _schedule(row: tuple[Any, ...]) -> Schedule:
+    return Schedule(*row)._replace(active=bool(row[6]))
 
 
 def _open(path: str) -> sqlite3.Connection:

@@ -19,16 +19,14 @@ from collections.abc import Callable
 
 from . import engine, schedule, server, wire
 from .errors import UwsgiTasksError
-from .model import Message, Placement, TaskExecutor, new_id
+from .model import Message, Placement, Schedule, TaskExecutor, new_id
 from .site import Site
-from .store import Schedule
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 60.0
 _PRUNE_EVERY_S = 300.0
 _AFTER_ERROR_S = 1.0
-_PAUSED_LOOK_S = 60.0
 
 
 class Timekeeper:
@@ -88,12 +86,10 @@ class Timekeeper:
             Seconds until something is due next.
         """
         store = self.site.store
-        if self.site.home.is_paused():
-            return _PAUSED_LOOK_S
         for spool in self.site.promote(now, self._send):
             self.engine.wake(self.site, spool)
         for spool in store.spools_with_priorities():
-            self.engine.pump(self.site, spool)
+            self.engine.pump(self.site, spool, swap=False)
         for row in store.due_schedules(now):
             self._fire(row, now)
         if now - self._pruned_at > _PRUNE_EVERY_S:

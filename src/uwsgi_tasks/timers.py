@@ -17,7 +17,7 @@ from typing import Any
 
 from . import config, engine, schedule, server, tasks
 from .errors import OptionError, OptionValueError
-from .model import TaskSpec
+from .model import Schedule, TaskSpec
 
 __all__ = [
     "CronTask",
@@ -114,18 +114,18 @@ class SignalTask:
         """Return how often it fires after a start; ``None`` for ever."""
         return None
 
-    def row(self, *, active: bool) -> tuple[Any, ...]:
+    def row(self, *, active: bool) -> Schedule:
         """Return the row of the store that stands for it."""
         rule = self.rule()
         next_at = rule.next_after(time.time(), None) if rule is not None and active else None
-        return (
+        return Schedule(
             self.name,
             engine.current().server.incarnation,
             json.dumps(rule.dump() if rule is not None else None),
             self.target,
             self.number,
             self.iterations(),
-            int(active),
+            active,
             next_at,
         )
 
@@ -363,7 +363,10 @@ def _iterations(value: Any) -> int:
 
 def _without_extra(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a callable that takes the signal number and leaves it out where it isn't wanted."""
-    code = getattr(function, "__code__", None)
+    innermost = function
+    while hasattr(innermost, "__wrapped__"):
+        innermost = innermost.__wrapped__
+    code = getattr(innermost, "__code__", None)
     if code is None or code.co_argcount or code.co_flags & 0x04:  # *args
         return function
     return lambda signal_number: function()

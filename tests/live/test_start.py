@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -12,7 +14,10 @@ from tests.support.server import RemoteError
 
 APP = """
 import os
-import uwsgi
+try:
+    import uwsgi
+except ImportError:  # a shell
+    uwsgi = None
 from uwsgi_tasks import task, TaskExecutor, set_uwsgi_callbacks
 
 @task(executor=TaskExecutor.SPOOLER)
@@ -63,8 +68,9 @@ def test_given_delayed_tasks_when_reloaded_then_they_run_in_time(uwsgi):
 
 def test_given_no_binary_path_when_started_from_a_venv_then_the_log_warns_once(uwsgi):
     server = uwsgi(APP, binary_path=False)
-    server.wait_log("binary-path")
-    assert server.log().count("binary-path") == 1
+    server.call("ran")
+    server.ledger.wait("ran")
+    assert server.log().count("can't reload without `binary-path`") == 1
 
 
 def test_given_binary_path_when_started_then_the_log_has_no_word_of_the_library(uwsgi):
@@ -124,7 +130,7 @@ def test_given_hooks_overwritten_when_started_then_the_log_names_the_cure(uwsgi)
 
 
 def test_given_a_task_in_a_wsgi_file_when_called_then_it_runs_once_at_the_first_try(uwsgi):
-    server = uwsgi(APP, "wsgi-file = {dir}/app.py", env={"TEST_APP": "uwsgi_file_app"}, module="")
+    server = uwsgi(APP, "wsgi-file = {dir}/app.py", module="")
     server.call("ran")
     assert server.ledger.wait_one("ran")["place"] == "spooler"
 
@@ -138,7 +144,18 @@ def test_given_a_module_not_yet_imported_in_the_spooler_when_called_then_it_runs
     assert len(server.ledger.rows("late")) == 1
 
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="drops privileges")
+def why_not_dropped():
+    """Return why a server can't serve as nobody here: no root, or a Python of root's own."""
+    if os.getuid():
+        return "only root can drop privileges"
+    try:
+        subprocess.run([sys.executable, "-c", ""], user="nobody", check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return f"{sys.base_prefix} can't be read by nobody"
+    return ""
+
+
+needs_root = pytest.mark.skipif(bool(why_not_dropped()), reason=why_not_dropped())
 
 
 @pytest.fixture
@@ -191,7 +208,7 @@ def test_given_the_spool_directory_is_gone_when_called_then_the_error_says_so(uw
     server.spool.rename(server.dir / "moved")
     with pytest.raises(RemoteError) as caught:
         server.call("ran")
-    assert "NotAvailable" in caught.value.kinds or "HomeError" in caught.value.kinds
+    assert "UwsgiTasksError" in caught.value.kinds
 
 
 def test_given_one_stop_when_nothing_is_in_hand_then_no_process_is_left(uwsgi):

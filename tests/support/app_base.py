@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -58,7 +59,8 @@ def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def _evaluate(request: dict[str, Any]) -> dict[str, Any]:
-    module = importlib.import_module(os.environ.get("TEST_APP", "app"))
+    named = [name for name in sys.modules if name.startswith("uwsgi_file_")]
+    module = importlib.import_module(named[0] if named else "app")
     try:
         return {"value": eval(request["code"], {**vars(module), **request["names"]})}  # noqa: S307
     except Exception as error:

@@ -22,6 +22,17 @@ _UNLOCKED = struct.pack("h", fcntl.F_UNLCK)
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
+_in_hand: list[str] = [""]
+
+
+def hold(path: str) -> None:
+    """Remember the file whose task this process runs.
+
+    Opening and closing it would give uWSGI's lock on it away, and a second spooler would run it.
+    """
+    _in_hand[0] = path
+
+
 def file_name(ident: str, attempt: int) -> str:
     """Return the name of the spool file of an attempt."""
     return f"{FILE_PREFIX}{ident}.{attempt}"
@@ -71,9 +82,10 @@ def submit_once(spool: str, ident: str, attempt: int, content: bytes) -> None:
 def state_of(path: str) -> str:
     """Return ``"running"``, ``"queued"`` or ``"gone"`` for a spool file.
 
-    uWSGI holds a record lock on the file while its task runs. Never call it in the process that
-    runs the task: closing the file there gives the lock away.
+    uWSGI holds a record lock on the file while its task runs.
     """
+    if path == _in_hand[0]:
+        return "running"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -87,7 +99,7 @@ def state_of(path: str) -> str:
 
 
 def count_running(spool: str) -> int:
-    """Return how many files of a spool directory have a task in hand; not for a spooler process."""
+    """Return how many files of a spool directory have a task in hand."""
     with os.scandir(spool) as entries:
         paths = [entry.path for entry in entries if entry.name.startswith(FILE_PREFIX)]
     return sum(state_of(path) == "running" for path in paths)
@@ -95,6 +107,8 @@ def count_running(spool: str) -> int:
 
 def remove_unlocked(path: str) -> bool:
     """Remove a spool file that no spooler has in hand; False if one has, or it is gone."""
+    if path == _in_hand[0]:
+        return False
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
