@@ -1,55 +1,68 @@
-# The commands of the project; each sets up what it needs in .venv.
+# The commands of the project; each sets up what it needs in .venv. Nothing needs root.
 PYTHON ?= python3
 ARGS ?=
 STAMP := .venv/.stamp
-RUN := .venv/bin
-export PYTHONDONTWRITEBYTECODE :=
+IN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help setup demo test test-fast test-all check bench bench-quick docs clean
+.PHONY: help setup demo test test-fast test-all check lint types bench bench-quick docs lock clean
 
 help:
-	@echo "make demo        a small site on a real uWSGI, on 127.0.0.1 (ARGS=--once plays it by itself)"
-	@echo "make test        all tests that need less than 8 minutes"
-	@echo "make test-all    also the slow ones, other Pythons, and the page in a browser"
-	@echo "make check       lint, format, types, floors, sizes"
-	@echo "make bench-quick ours beside raw uWSGI, under 2 minutes"
-	@echo "make docs        the documentation"
-	@echo "make clean       remove what these made"
+	@echo "make demo         a small site on a real uWSGI, on 127.0.0.1 (ARGS=--once plays it by itself)"
+	@echo "make test         the tests, under 8 minutes"
+	@echo "make test-fast    those that need no server, seconds"
+	@echo "make test-all     what make test leaves out: slow tests, a browser, the other Pythons"
+	@echo "make check        lint, format, types, floors, sizes (or: make lint, make types)"
+	@echo "make bench-quick  ours beside raw uWSGI, under 2 minutes"
+	@echo "make docs         the documentation, in docs/_build"
+	@echo "make lock         choose newer versions of what we need (uv)"
+	@echo "make clean        remove what these made"
+	@echo "PYTHON=/path/to/python chooses the interpreter that .venv is made of"
 
-$(STAMP): pyproject.toml uv.lock scripts/setup
+$(STAMP): pyproject.toml uv.lock scripts/setup scripts/constraints.py
 	PYTHON="$(PYTHON)" sh scripts/setup
-	@touch $(STAMP)
+	@touch $@
+
+.venv/.docs: $(STAMP)
+	PYTHON="$(PYTHON)" sh scripts/setup docs
+	@touch $@
 
 setup: $(STAMP)
 
 demo: $(STAMP)
-	$(RUN)/python examples/quickstart/demo.py $(ARGS)
+	$(IN) python examples/quickstart/demo.py $(ARGS)
 
 test-fast: $(STAMP)
-	$(RUN)/python -m pytest tests/unit tests/contract -q -n 2
+	$(IN) python -m pytest tests/unit tests/contract -q -n 2
 
 test: $(STAMP)
-	$(RUN)/python -m pytest tests -q -n 2 --dist loadfile -m "not slow and not browser"
+	$(IN) python -m pytest tests -q -n 2 --dist loadfile -m "not slow and not browser"
 
 test-all: $(STAMP)
-	$(RUN)/python -m pytest tests -q -n 2 --dist loadfile -m "slow or browser"
-	sh scripts/other-pythons
+	$(IN) python -m pytest tests -q -n 2 --dist loadfile -m "slow or browser"
+	$(IN) sh scripts/other-pythons
 
-check: $(STAMP)
-	$(RUN)/ruff check .
-	$(RUN)/ruff format --check .
-	$(RUN)/mypy
-	$(RUN)/lint-imports
-	$(RUN)/python scripts/check_sizes.py
-	$(RUN)/pyright
+check: lint types
+
+lint: $(STAMP)
+	$(IN) ruff check .
+	$(IN) ruff format --check .
+	$(IN) lint-imports
+	$(IN) python scripts/check_sizes.py
+
+types: $(STAMP)
+	$(IN) mypy
+	$(IN) pyright
 
 bench bench-quick: $(STAMP)
-	$(RUN)/python -m benchmarks.quick $(ARGS)
+	$(IN) python -m benchmarks.quick $(ARGS)
 
-docs: $(STAMP)
-	.venv/bin/python -m pip --version >/dev/null 2>&1 || true
-	sh scripts/setup docs
-	$(RUN)/python -m sphinx -n -W -b html docs docs/_build
+docs: .venv/.docs
+	$(IN) python -m sphinx -q -n -W --keep-going -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
+lock:
+	uv lock --upgrade
 
 clean:
-	rm -rf .venv .venv-3.* .demo docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-3.* .demo docs/_build build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

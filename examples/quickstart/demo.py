@@ -160,9 +160,9 @@ class Shop:
 
     def start(self, wishes: StopWishes) -> None:
         """Start both, and wait until the page answers."""
-        self._postbox.start()
         with open(self.log, "wb") as log:
             self._uwsgi = self._spawn(log)
+        self._postbox.start()  # after the fork: it has a thread
         (self.state / "server.pid").write_text(f"{self._uwsgi.pid}\n")
         deadline = time.monotonic() + START_S
         while not self._answers():
@@ -341,6 +341,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 if __name__ == "__main__":
     try:
         import aiosmtpd  # noqa: F401
+
         import uwsgi_tasks  # noqa: F401
     except ImportError as error:
         fail(f"{error.name} isn't installed for {sys.executable}; run `make demo` in the checkout")

@@ -1,9 +1,7 @@
-"""The web application of the demo: plain WSGI, four kinds of request.
+"""The web application of the demo: plain WSGI.
 
-    GET  /                  the page, and its script and style
-    GET  /state             what was called and what ran, as JSON
-    POST /stories/NAME      play a story
-    POST /…                 the page's other buttons
+`GET /` is the page, with its script and style; `GET /state` tells it as JSON what was called and
+what ran; `POST /stories/NAME` plays a story, and other posts are the page's other buttons.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ import tasks
 import timers
 import uwsgi
 from ledger import STATE, call
+
 from uwsgi_tasks import control, dead, set_uwsgi_callbacks
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s: %(message)s")
@@ -184,7 +183,7 @@ def state() -> dict[str, Any]:
         "server": {
             "master": uwsgi.masterpid(),
             "spoolers": [pid for pid in uwsgi.spooler_pids() if pid],
-            "workers": [worker["pid"] for worker in uwsgi.workers()],
+            "workers": [worker["pid"] for worker in uwsgi.workers() or ()],
             "busy": control.busy(),
             "paused": control.paused(),
             "files": sum(

@@ -16,6 +16,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from ledger import STATE, call, recorded
+
 from uwsgi_tasks import RetryTaskException, TaskExecutor, get_current_task, task
 
 BELL_DELAY = datetime.timedelta(seconds=3)

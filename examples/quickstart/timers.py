@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ledger import recorded
+
 from uwsgi_tasks import cron_lazy, timer_lazy
 
 

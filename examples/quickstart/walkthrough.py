@@ -100,7 +100,7 @@ class Walkthrough:
         (folder,) = (self.state / "uploads").iterdir()
         left = sorted(path.name for path in folder.iterdir())
         expect(left == ["c-folder"], f"these files are left: {left}")
-        told = runs[-1]["note"]
+        told: str = runs[-1]["note"]
         expect(told == "done: 3 removed, 1 kept (c-folder)", f"its notes say: {told}")
         return told
 

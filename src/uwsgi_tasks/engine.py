@@ -14,8 +14,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import config, home, letters, paths, runner, server, wire
-from .errors import MessageTooBig, NotAvailable, OptionValueError, QueueFull, UnknownTask
+from . import config, home, letters, runner, server, wire
+from .errors import MessageTooBig, NotAvailable, OptionValueError, QueueFull
 from .executors import mule as to_mule
 from .executors import network
 from .executors import spooler as to_spool
@@ -23,15 +23,14 @@ from .middleware import BUILT_IN, Middleware, compose
 from .model import (
     DEFAULT_PRIORITY,
     EXECUTOR_NAMES,
-    Attempt,
     Message,
     Outcome,
     Placement,
     Receipt,
     Run,
     TaskExecutor,
-    TaskSpec,
 )
+from .registry import Registry
 from .site import Site
 
 logger = logging.getLogger(__name__)
@@ -335,7 +334,7 @@ class Engine:
             self.bury(site, run, outcome, spool)
         if spool and site.home.priorities_wait():
             self.pump(site, spool)
-        log_end(run, outcome)
+        runner.log_end(run, outcome)
 
     def _settle_retry(self, site: Site, run: Run, outcome: Outcome, spool: str) -> None:
         due = time.time() + outcome.wait
@@ -369,17 +368,17 @@ class Engine:
             policy=run.policy if changed else message.policy,
             at=0.0,
             buffer=runner.buffer_of(run),
-            attempts=(*message.attempts, _evidence(run, outcome))[-_ATTEMPTS_KEPT:],
+            attempts=(*message.attempts, runner.evidence(run, outcome))[-_ATTEMPTS_KEPT:],
         )
 
     def bury(self, site: Site, run: Run, outcome: Outcome, spool: str) -> None:
         """Keep a dead letter of a run's message, then note that it is final."""
         message, error = run.message, outcome.error
         story = message._replace(
-            attempts=(*message.attempts, _evidence(run, outcome))[-_ATTEMPTS_KEPT:]
+            attempts=(*message.attempts, runner.evidence(run, outcome))[-_ATTEMPTS_KEPT:]
         )
         text = "" if error is None else "".join(traceback.format_exception(error))
-        letter = letters.letter_of(story, outcome.reason, describe(error), text, spool)
+        letter = letters.letter_of(story, outcome.reason, runner.describe(error), text, spool)
         site.bury(letter, wire.pack(message, site.signer))
         site.finish(message)
 
@@ -395,7 +394,7 @@ class Engine:
             run, outcome = runner.run(message, TaskExecutor.RUNTIME, registry.resolve, self.call)
             outcome = self.bounded(run, outcome)
             if outcome.state != "retry":
-                log_end(run, outcome)
+                runner.log_end(run, outcome)
                 return Receipt(TaskExecutor.RUNTIME, "", outcome, outcome.error)
             message = self.next_attempt(run, outcome)
 
@@ -404,88 +403,6 @@ class Engine:
             return False
         self._warned.add((task, matter))
         return True
-
-
-def _evidence(run: Run, outcome: Outcome) -> Attempt:
-    error = describe(outcome.error) or outcome.reason
-    return Attempt(run.message.attempt, run.started_at, time.time(), os.getpid(), error[:500])
-
-
-def describe(error: BaseException | None) -> str:
-    """Return type and text of an exception, one whose text can't be had included."""
-    if error is None:
-        return ""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001  an exception's own __str__ may raise
-        return type(error).__name__
-
-
-def log_end(run: Run, outcome: Outcome) -> None:
-    """Log how a run ended; arguments are never shown."""
-    if outcome.state == "ok" and not logger.isEnabledFor(logging.INFO):
-        return
-    message = run.message
-    extra = {
-        "action": outcome.state,
-        "task": message.task,
-        "task_id": message.id,
-        "attempt": message.attempt,
-    }
-    took = time.time() - run.started_at
-    if outcome.state == "ok":
-        logger.info("Task %s finished in %.3f s", message.task, took, extra=extra)
-    elif outcome.state in ("retry", "unknown"):
-        logger.warning(
-            "Task %s %s: attempt %d: %s (%s)",
-            message.task,
-            message.id,
-            message.attempt,
-            outcome.reason,
-            describe(outcome.error) or f"again in {outcome.wait:g} s",
-            extra=extra,
-        )
-    else:
-        logger.error(
-            "Task %s %s is dead after attempt %d: %s",
-            message.task,
-            message.id,
-            message.attempt,
-            outcome.reason,
-            exc_info=outcome.error,
-            extra=extra,
-        )
-
-
-class Registry:
-    """The registered tasks by name. Only what stands here runs."""
-
-    def __init__(self) -> None:
-        self.specs: dict[str, TaskSpec] = {}
-
-    def add(self, spec: TaskSpec) -> None:
-        """Register a task, or replace the one of that name."""
-        self.specs[spec.name] = spec
-
-    def resolve(self, name: str) -> TaskSpec:
-        """Return the task of a name; its module is imported if it wasn't.
-
-        Raises:
-            UnknownTask: It isn't registered, and no module of that name can be found.
-            Exception: Whatever importing its module raised.
-        """
-        spec = self.specs.get(name)
-        if spec is not None:
-            return spec
-        try:
-            paths.import_module_of(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
-                raise
-        spec = self.specs.get(name)
-        if spec is None:
-            raise UnknownTask(f"There is no task {name!r}: is its module gone, or not on the path?")
-        return spec
 
 
 registry = Registry()

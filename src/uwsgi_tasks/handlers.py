@@ -72,8 +72,8 @@ def _check_server(here: Uwsgi) -> None:
         )
     elif here.in_venv_without_binary_path():
         _warn(
-            "pyuwsgi forgets its virtual environment at a reload: add"
-            " `binary-path = <virtual environment>/bin/python` to uwsgi.ini"
+            "pyuwsgi in a virtual environment can't reload without `binary-path`: add to uwsgi.ini"
+            " the line with <virtual environment>/bin/python"
         )
     if here.lazy_apps and not here.preloaded and here.kind() == "worker":
         _warn(
@@ -188,6 +188,8 @@ def _register_target(here: Uwsgi, target: str) -> None:
     lazily = here.kind() == "worker" and not here.preloaded and target == "worker"
     if is_worker_target(target) and target not in _signals and (in_master or lazily):
         _signals[target] = here.register_signal(target, lambda number: _on_signal(target))
+        if lazily:
+            engine.current().require_site().home.note_lazy_signal(_signals[target])
 
 
 def _on_signal(target: str) -> None:

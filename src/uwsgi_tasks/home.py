@@ -23,6 +23,7 @@ from .wire import fingerprint
 NAME = ".uwsgi_tasks"
 FLAGS_SIZE = 4096
 _PAUSED, _PRIORITIES = 0, 1
+_SIGNAL = 16
 _MULES = 1024
 _BUSY_MULES = 2048
 _MULE_SLOTS = 257
@@ -98,8 +99,8 @@ class Home:
         if written not in known:
             raise ConfigError(
                 f"The home {self.path} was written with another key. Add the old one to the list"
-                f" `secret` (the first signs, all are accepted), or remove {self.file('fingerprint')}"
-                f" if nothing signed with it is left"
+                f" `secret` (the first signs, all are accepted), or, if nothing signed with it is"
+                f" left, remove {self.file('fingerprint')}"
             )
         return keys
 
@@ -185,7 +186,10 @@ class Home:
     def flags(self) -> mmap.mmap:
         """Return the mapped page that all processes of the home share."""
         if self._flags is None:
-            self._flags = _map_page(self.file("flags"))
+            try:
+                self._flags = _map_page(self.file("flags"))
+            except OSError as error:
+                raise HomeError(error.errno, _cure(self.path, error)) from error
         return self._flags
 
     def is_paused(self) -> bool:
@@ -203,6 +207,15 @@ class Home:
     def mark_priorities(self, *, wait: bool) -> None:
         """Write down whether prioritised tasks wait."""
         self.flags()[_PRIORITIES] = int(wait)
+
+    def lazy_signal(self) -> int | None:
+        """Return the signal that workers registered for themselves under lazy-apps."""
+        number = int.from_bytes(self.flags()[_SIGNAL : _SIGNAL + 2], "little")
+        return number - 1 if number else None
+
+    def note_lazy_signal(self, number: int) -> None:
+        """Write down the signal that a worker registered for itself."""
+        self.flags()[_SIGNAL : _SIGNAL + 2] = (number + 1).to_bytes(2, "little")
 
     def announce_mule(self, number: int, incarnation: str) -> None:
         """Write down that a mule of this incarnation of the server runs the library."""

@@ -96,7 +96,7 @@ def change(options: Options, values: Mapping[str, Any], task: str, *, call: bool
 def _shown(value: Any) -> str:
     try:
         return repr(value)[:100]
-    except Exception:  # the value is the user's, and so is its __repr__
+    except Exception:  # noqa: BLE001  the value is the user's, and so is its __repr__
         return f"<{type(value).__name__}>"
 
 

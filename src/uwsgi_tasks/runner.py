@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from .model import (
     SPOOL_IGNORE,
     SPOOL_OK,
     SPOOL_RETRY,
+    Attempt,
     Message,
     Outcome,
     Run,
@@ -63,7 +65,7 @@ def run(
         if failed is not None:
             return this, failed
         if logger.isEnabledFor(logging.INFO):
-            logger.info("Task %s started", message.task, extra=_extra(this, "started"))
+            logger.info("Task %s started", message.task, extra=extra_of(this, "started"))
         return this, _call(this, call)
     finally:
         current.reset(token)
@@ -183,7 +185,7 @@ def load_buffer(this: Run) -> dict[Any, Any]:
     return this.buffer_loaded
 
 
-def _extra(this: Run, action: str) -> dict[str, Any]:
+def extra_of(this: Run, action: str) -> dict[str, Any]:
     message = this.message
     return {
         "action": action,
@@ -191,3 +193,48 @@ def _extra(this: Run, action: str) -> dict[str, Any]:
         "task_id": message.id,
         "attempt": message.attempt,
     }
+
+
+def evidence(run: Run, outcome: Outcome) -> Attempt:
+    error = describe(outcome.error) or outcome.reason
+    return Attempt(run.message.attempt, run.started_at, time.time(), os.getpid(), error[:500])
+
+
+def describe(error: BaseException | None) -> str:
+    """Return type and text of an exception, one whose text can't be had included."""
+    if error is None:
+        return ""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
+def log_end(run: Run, outcome: Outcome) -> None:
+    """Log how a run ended; arguments are never shown."""
+    if outcome.state == "ok" and not logger.isEnabledFor(logging.INFO):
+        return
+    message, extra = run.message, extra_of(run, outcome.state)
+    took = time.time() - run.started_at
+    if outcome.state == "ok":
+        logger.info("Task %s finished in %.3f s", message.task, took, extra=extra)
+    elif outcome.state in ("retry", "unknown"):
+        logger.warning(
+            "Task %s %s: attempt %d: %s (%s)",
+            message.task,
+            message.id,
+            message.attempt,
+            outcome.reason,
+            describe(outcome.error) or f"again in {outcome.wait:g} s",
+            extra=extra,
+        )
+    else:
+        logger.error(
+            "Task %s %s is dead after attempt %d: %s",
+            message.task,
+            message.id,
+            message.attempt,
+            outcome.reason,
+            exc_info=outcome.error,
+            extra=extra,
+        )

@@ -174,7 +174,7 @@ class Uwsgi(Outside):
         """Return what is installed as ``uwsgi.<name>``."""
         return getattr(self.module, name, None)
 
-    def set_hook(self, name: str, function: Callable[..., Any]) -> None:
+    def set_hook(self, name: str, function: Any) -> None:
         """Install a function as ``uwsgi.<name>``."""
         vars(self.module)[name] = function
 

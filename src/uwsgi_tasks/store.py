@@ -150,7 +150,8 @@ class Store:
     def cancel(self, ident: str) -> bool:
         """Finish an id that still waits; False if it doesn't."""
         cursor = self.connection().execute(
-            "UPDATE waiting SET state = 2, envelope = x'', changed_at = ? WHERE id = ? AND state = 0",
+            "UPDATE waiting SET state = 2, envelope = x'', changed_at = ?"
+            " WHERE id = ? AND state = 0",
             (time.time(), ident),
         )
         return cursor.rowcount > 0
@@ -166,9 +167,9 @@ class Store:
         row = (
             self.connection()
             .execute(
-                "SELECT min(due) FROM ("
-                " SELECT min(due) AS due FROM waiting WHERE state = 0 AND priority IS NULL UNION ALL"
-                " SELECT min(due) FROM waiting WHERE state = 0 AND priority IS NOT NULL AND due > ?)",
+                "SELECT min(due) FROM (SELECT min(due) AS due FROM waiting"
+                " WHERE state = 0 AND priority IS NULL UNION ALL SELECT min(due) FROM waiting"
+                " WHERE state = 0 AND priority IS NOT NULL AND due > ?)",
                 (time.time(),),
             )
             .fetchone()

@@ -142,6 +142,8 @@ class Timekeeper:
     def _signal(self, row: Schedule, target: str) -> None:
         here = self.engine.server
         number = self.signals.get(target)
+        if number is None and target == "worker" and not here.preloaded:
+            number = self.site.home.lazy_signal()
         if number is None or not isinstance(here, server.Uwsgi):
             raise UwsgiTasksError(
                 "its signal isn't registered in the master: under lazy-apps add"

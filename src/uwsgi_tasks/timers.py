@@ -137,6 +137,15 @@ class SignalTask:
                 f"{self.name}: there is no option {unknown[0]!r}{hint or ''};"
                 f" it takes {', '.join(self._checks())}"
             )
+        before = self._setup
+        self._setup = dict(before)
+        try:
+            self._apply(setup)
+        except BaseException:
+            self._setup = before
+            raise
+
+    def _apply(self, setup: dict[str, Any]) -> None:
         for name, value in setup.items():
             try:
                 self._setup[name] = self._checks()[name](value)
@@ -144,6 +153,7 @@ class SignalTask:
                 raise OptionError(f"{self.name}: {name}={value!r}: {error}") from None
             except ValueError as error:
                 raise OptionValueError(f"{self.name}: {name}={value!r}: {error}") from None
+        self.rule()  # a cron whose parts don't go together is refused before anything changed
 
     def _checks(self) -> dict[str, Callable[[Any], Any]]:
         return {"target": _target}

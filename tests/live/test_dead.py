@@ -87,11 +87,9 @@ def test_given_a_cured_cause_when_retried_then_the_letter_is_gone(shared, letter
 
 
 def test_given_a_cause_that_stays_when_retried_then_there_is_a_letter_again(shared, letter):
-    before = len(shared.ledger.rows("ran"))
     shared.eval("dead.retry(id)", id=letter["id"])
-    wait_until(lambda: len(shared.ledger.rows("ran")) == before + 2)
-    name = shared.wait_letter(shared.ledger.rows("ran")[-1]["id"])["task"]
-    assert name == "app.fails_until"
+    shared.ledger.wait("ran", id=letter["id"], count=4)
+    assert shared.wait_letter(letter["id"])["task"] == "app.fails_until"
 
 
 def test_given_a_letter_when_dropped_then_it_is_gone_and_nothing_runs(shared, letter):

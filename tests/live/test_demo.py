@@ -25,10 +25,17 @@ from tests.support.ledger import wait_until
 
 DEMO = Path(__file__).parents[2] / "examples" / "quickstart" / "demo.py"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
-    " --disable-background-networking --disable-component-update --remote-debugging-pipe"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--remote-debugging-pipe",
+]
 ON_3_AND_4 = """
 import os, sys
 reader, writer, *command = sys.argv[1:]
@@ -213,14 +220,13 @@ class Chromium:
         )
         for number in (theirs_in, theirs_out, *high):
             os.close(number)
-        self._answers, self._commands = open(ours_in, "rb"), open(ours_out, "wb")
+        self._answers, self._commands = ours_in, ours_out
         self._buffer, self._number, self._session = b"", 0, {}
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
         message = {"id": self._number, "method": method, "params": params, **self._session}
-        self._commands.write(json.dumps(message).encode() + b"\0")
-        self._commands.flush()
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
         while (answer := self._read()).get("id") != self._number:
             pass
         assert "error" not in answer, answer
@@ -228,7 +234,7 @@ class Chromium:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            chunk = os.read(self._answers.fileno(), 65536)
+            chunk = os.read(self._answers, 65536)
             assert chunk, "chromium has ended"
             self._buffer += chunk
         text, _, self._buffer = self._buffer.partition(b"\0")
@@ -249,7 +255,7 @@ class Chromium:
 
     def close(self) -> None:
         for pipe in (self._commands, self._answers):
-            pipe.close()  # the end of the pipe ends the browser
+            os.close(pipe)  # the end of the pipe ends the browser
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:

@@ -108,7 +108,7 @@ class UwsgiServer:
             self.write(name, content)
         usual = ["pythonpath = {dir}"] + [f"module = {module}"] * bool(module)
         usual += ["master = true"] * master + ["spooler = {spool}"] * spooler
-        usual += ["http-socket = {dir}/http.sock"] * http
+        usual += ["http-socket = {dir}/http.sock", "need-app = true"] * http
         usual += [f"binary-path = {sys.executable}"] * binary_path
         self.write("uwsgi.ini", "[uwsgi]\n" + "\n".join(self._fill(usual, lines)) + "\n")
         self.log_path.touch()
