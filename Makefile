@@ -1,7 +1,6 @@
 # The commands of the project; each sets up what it needs in .venv. Nothing needs root.
 PYTHON ?= python3
 ARGS ?=
-STAMP := .venv/.stamp
 IN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 .PHONY: help setup demo test test-fast test-all check lint types bench bench-quick docs lock clean
@@ -18,42 +17,39 @@ help:
 	@echo "make clean        remove what these made"
 	@echo "PYTHON=/path/to/python chooses the interpreter that .venv is made of"
 
-$(STAMP): pyproject.toml uv.lock scripts/setup scripts/constraints.py
-	PYTHON="$(PYTHON)" sh scripts/setup
+# .venv/.test is enough for the demo; .venv/.dev adds the linters and type checkers.
+.venv/.%: pyproject.toml uv.lock scripts/setup scripts/constraints.py
+	PYTHON="$(PYTHON)" sh scripts/setup $*
 	@touch $@
 
-.venv/.docs: $(STAMP)
-	PYTHON="$(PYTHON)" sh scripts/setup docs
-	@touch $@
+setup: .venv/.dev
 
-setup: $(STAMP)
-
-demo: $(STAMP)
+demo: .venv/.test
 	$(IN) python examples/quickstart/demo.py $(ARGS)
 
-test-fast: $(STAMP)
+test-fast: .venv/.test
 	$(IN) python -m pytest tests/unit tests/contract -q -n 2
 
-test: $(STAMP)
+test: .venv/.dev
 	$(IN) python -m pytest tests -q -n 2 --dist loadfile -m "not slow and not browser"
 
-test-all: $(STAMP)
+test-all: .venv/.dev
 	$(IN) python -m pytest tests -q -n 2 --dist loadfile -m "slow or browser"
 	$(IN) sh scripts/other-pythons
 
 check: lint types
 
-lint: $(STAMP)
+lint: .venv/.dev
 	$(IN) ruff check .
 	$(IN) ruff format --check .
 	$(IN) lint-imports
 	$(IN) python scripts/check_sizes.py
 
-types: $(STAMP)
+types: .venv/.dev
 	$(IN) mypy
 	$(IN) pyright
 
-bench bench-quick: $(STAMP)
+bench bench-quick: .venv/.test
 	$(IN) python -m benchmarks.quick $(ARGS)
 
 docs: .venv/.docs

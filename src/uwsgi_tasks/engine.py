@@ -11,7 +11,6 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from . import config, home, letters, runner, server, wire
@@ -19,7 +18,7 @@ from .errors import MessageTooBig, NotAvailable, OptionValueError, QueueFull
 from .executors import mule as to_mule
 from .executors import network
 from .executors import spooler as to_spool
-from .middleware import BUILT_IN, Middleware, compose
+from .middleware import BUILT_IN, compose
 from .model import (
     DEFAULT_PRIORITY,
     EXECUTOR_NAMES,
@@ -409,7 +408,6 @@ registry = Registry()
 _configured: dict[str, Any] = {}
 _current: Engine | None = None
 _building = threading.Lock()
-_on_change: list[Callable[[], None]] = []
 
 
 def current() -> Engine:
@@ -450,8 +448,3 @@ def reset(engine: Engine | None = None) -> None:
     _configured.clear()
     with _building:
         _current = engine
-
-
-def use_middleware(middleware: tuple[Middleware, ...]) -> None:
-    """Wrap every run of this process in these, outside of the built-in ones."""
-    current().call = compose((*middleware, *BUILT_IN))

@@ -72,8 +72,8 @@ def _check_server(here: Uwsgi) -> None:
         )
     elif here.in_venv_without_binary_path():
         _warn(
-            "pyuwsgi in a virtual environment can't reload without `binary-path`: add to uwsgi.ini"
-            " the line with <virtual environment>/bin/python"
+            "pyuwsgi in a virtual environment can't reload without `binary-path`: add"
+            " `binary-path = <virtual environment>/bin/python` to uwsgi.ini"
         )
     if here.lazy_apps and not here.preloaded and here.kind() == "worker":
         _warn(

@@ -186,6 +186,7 @@ def load_buffer(this: Run) -> dict[Any, Any]:
 
 
 def extra_of(this: Run, action: str) -> dict[str, Any]:
+    """Return what log lines about a run carry as ``extra``."""
     message = this.message
     return {
         "action": action,
@@ -196,6 +197,7 @@ def extra_of(this: Run, action: str) -> dict[str, Any]:
 
 
 def evidence(run: Run, outcome: Outcome) -> Attempt:
+    """Return what is kept of a run that is over."""
     error = describe(outcome.error) or outcome.reason
     return Attempt(run.message.attempt, run.started_at, time.time(), os.getpid(), error[:500])
 

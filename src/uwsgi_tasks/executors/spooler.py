@@ -7,6 +7,7 @@ import fcntl
 import os
 import struct
 import sys
+import time
 
 from ..errors import NotAvailable
 
@@ -18,6 +19,7 @@ _LOCK = (
     else struct.pack("qqihh", 0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
 )
 _TYPE_AT = 0 if _LINUX else 20
+_TICKS_S = 0.05
 _UNLOCKED = struct.pack("h", fcntl.F_UNLCK)
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
@@ -129,10 +131,22 @@ def _write(path: str, spool: str, content: bytes) -> None:
         written = os.write(descriptor, content)
         while written < len(content):
             written += os.write(descriptor, memoryview(content)[written:])
+        _date_back(descriptor)
         if os.geteuid() == 0:
             _give_to_owner(descriptor, spool)
     finally:
         os.close(descriptor)
+
+
+def _date_back(descriptor: int) -> None:
+    """Keep uWSGI from taking a new file for one of the future, which it would look at much later.
+
+    It compares the file's time with ``time()`` (``spooler_manage_task``), whose second begins up to
+    a tick of the kernel late, while files may be dated exactly (Linux 6.13 on).
+    """
+    now = time.time()
+    if now % 1 < _TICKS_S:
+        os.utime(descriptor, (now - 1, now - 1))
 
 
 def _give_to_owner(descriptor: int, spool: str) -> None:
