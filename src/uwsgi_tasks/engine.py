@@ -99,6 +99,8 @@ class Engine:
             site = next((s for s in self._sites.values() if s.home.path == path), None)
             if site is None:
                 site = Site(home.Home(path, durable=durable), self.settings.secret)
+                if not durable:
+                    home.remove_stale_ephemeral(path)
             self._sites[spool] = site
             return site
 
@@ -170,8 +172,9 @@ class Engine:
             self._plain = "announced"
             return None
         return (
-            "under lazy-apps no spooler has loaded the tasks: add `spooler-import = MODULE` or"
-            " `shared-import = MODULE` with the module of the tasks to uwsgi.ini"
+            "no spooler has loaded uwsgi_tasks, which was imported after the fork: add"
+            " `shared-import = MODULE` (or `spooler-import = MODULE`) with the module of the tasks"
+            " to uwsgi.ini, or import it where uWSGI loads the application"
         )
 
     def _mule_problem(self, mule: int | str | None) -> str | None:
@@ -180,8 +183,8 @@ class Engine:
             return "there is no mule: add `mule = true` to uwsgi.ini"
         if not here.preloaded:
             return (
-                "under lazy-apps no mule loads the tasks: add `shared-import = MODULE` with the"
-                " module of the tasks to uwsgi.ini"
+                "no mule has loaded uwsgi_tasks, which was imported after the fork: add"
+                " `shared-import = MODULE` with the module of the tasks to uwsgi.ini"
             )
         if isinstance(mule, int) and mule not in self._mules(mule):
             raise OptionValueError(
@@ -287,6 +290,11 @@ class Engine:
         if site.pump(spool, max(1, len(self.server.spooler_pids(spool))), swap=swap):
             self.wake(site, spool)
 
+    def pump_if_any(self, site: Site, spool: str) -> None:
+        """Pump where prioritised tasks wait; costs nothing where none do."""
+        if spool and site.home.priorities_wait():
+            self.pump(site, spool)
+
     # process
 
     def process(self, message: Message, executor: int, spool: str = "") -> Outcome:
@@ -331,8 +339,7 @@ class Engine:
             self._settle_retry(site, run, outcome, spool)
         elif state in ("dead", "unloadable"):
             self.bury(site, run, outcome, spool)
-        if spool and site.home.priorities_wait():
-            self.pump(site, spool)
+        self.pump_if_any(site, spool)
         runner.log_end(run, outcome)
 
     def _settle_retry(self, site: Site, run: Run, outcome: Outcome, spool: str) -> None:
@@ -379,6 +386,12 @@ class Engine:
         text = "" if error is None else "".join(traceback.format_exception(error))
         letter = letters.letter_of(story, outcome.reason, runner.describe(error), text, spool)
         site.bury(letter, wire.pack(message, site.signer))
+        if not site.home.durable and self._first_time("", "ephemeral"):
+            logger.warning(
+                "There is no spooler and no UWSGITASKS_HOME: dead letters lie in %s until the"
+                " server stops",
+                site.home.path,
+            )
         site.finish(message)
 
     # run in the caller

@@ -60,8 +60,15 @@ def _chain(name: str, hook: Any) -> None:
 
     One that is set after ours, as ``from uwsgidecorators import *`` does, comes here too.
     """
-    if hook is not None and getattr(hook, "__module__", None) != __name__:
-        _previous[name] = hook
+    if hook is None or getattr(hook, "__module__", None) == __name__:
+        return
+    _previous[name] = hook
+    if _state["installed"]:
+        _warn(
+            f"uwsgi.{name} was overwritten by {getattr(hook, '__module__', hook)!s} after"
+            f" uwsgi_tasks was imported: ours stays, and it gets what isn't ours. Import it first,"
+            f" or call uwsgi_tasks.set_uwsgi_callbacks() after it"
+        )
 
 
 def _check_server(here: Uwsgi) -> None:
@@ -123,17 +130,12 @@ def _open_process(here: Uwsgi) -> None:
     for target in ("workers", "active-workers"):
         if target in _signals and kind == "worker":
             _seen[target] = site.store.last_firing()
-    if not site.home.durable:
-        _warn_of_ephemeral(this, site)
+    if this.settings.secret:
+        site.adopt_first_key()
+    if kind == "spooler":
+        site.home.wake_timekeeper()  # what a dead spooler left undone
     if _may_keep_time(here, site):
         _keep_time(this, site)
-
-
-def _warn_of_ephemeral(this: engine.Engine, site: Site) -> None:
-    if timers.declared and this.server.number() <= 1:
-        logger.info(
-            "No spooler and no UWSGITASKS_HOME: %s keeps state until a stop", site.home.path
-        )
 
 
 def _may_keep_time(here: Uwsgi, site: Site) -> bool:
@@ -237,7 +239,9 @@ def _on_file(env: dict[Any, Any]) -> int:
     if message.at > time.time():
         site.wait(message, message.at, TaskExecutor.SPOOLER, spool, again=message.stored)
         site.home.wake_timekeeper()
-    elif not site.is_superseded(message):
+    elif site.is_superseded(message):
+        this.pump_if_any(site, spool)  # the process that ended it may have died before it pumped
+    else:
         to_spool.hold(f"{spool}/{_name_of(env)}")
         this.process(message, TaskExecutor.SPOOLER, spool)
     return SPOOL_OK

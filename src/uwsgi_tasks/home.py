@@ -282,6 +282,21 @@ def _cure(path: str, error: OSError) -> str:
     )
 
 
+def _is_kept_time(path: str) -> bool:
+    """Tell whether a process, perhaps of another PID namespace, is the timekeeper of a home."""
+    try:
+        descriptor = os.open(os.path.join(path, "timekeeper.lock"), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def remove_stale_ephemeral(alive: str) -> None:
     """Remove the ephemeral homes of this user whose master is gone."""
     root, prefix = tempfile.gettempdir(), f"uwsgi-tasks-{os.getuid()}-"
@@ -292,5 +307,7 @@ def remove_stale_ephemeral(alive: str) -> None:
             continue
         master = name[len(prefix) :].partition("-")[0]
         path = os.path.join(root, name)
-        if os.lstat(path).st_uid == os.getuid() and not os.path.exists(f"/proc/{master}"):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            ours = os.lstat(path).st_uid == os.getuid() and not os.path.exists(f"/proc/{master}")
+            if ours and not _is_kept_time(path):
+                shutil.rmtree(path)

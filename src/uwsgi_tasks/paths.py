@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,20 @@ def name_of(function: Callable[..., Any]) -> str:
         >>> name_of(join).endswith("path.join")
         True
     """
-    return f"{function.__module__}.{function.__qualname__}"
+    module = function.__module__
+    if module == "__main__":
+        module = _name_of_main() or module
+    return f"{module}.{function.__qualname__}"
+
+
+def _name_of_main() -> str | None:
+    """Return the name under which another process imports the module that was run."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__")
+    stem, ending = os.path.splitext(os.path.basename(getattr(main, "__file__", None) or ""))
+    return stem if ending == ".py" and stem.isidentifier() else None
 
 
 def module_of(name: str) -> str:

@@ -48,6 +48,11 @@ class Site:
         written = self.home.fingerprint()
         return sorted(keys, key=lambda key: wire.fingerprint(key) != written)
 
+    def adopt_first_key(self) -> None:
+        """Sign with the first of the configured keys from now on: the server's part of a rotation."""
+        self.home.adopt_key(self.keys[0])
+        self.signer = wire.Signer(self.keys)
+
     @property
     def store(self) -> Store:
         """The store; SQLite is imported when the first message has to wait."""

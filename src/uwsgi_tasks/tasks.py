@@ -72,7 +72,8 @@ class Task(Generic[P, R]):
     __qualname__: str
 
     def __init__(self, function: Callable[P, R], executor: Any = None, **setup: Any) -> None:
-        name = setup.get("name") or _checked_name(function)
+        check_function(function)
+        name = setup.get("name") or checked_name(function)
         if executor is not None:
             setup["executor"] = executor
         functools.update_wrapper(self, function)
@@ -203,7 +204,12 @@ def _directory(chosen: Options) -> tuple[str, bool]:
         return "", False
 
 
-def _checked_name(function: Any) -> str:
+def check_function(function: Any) -> None:
+    """Refuse what can't be a task, whatever its name.
+
+    Raises:
+        OptionError: It is no function, or one that couldn't run elsewhere.
+    """
     if not callable(function):
         raise OptionError(f"@task takes a function, not {type(function).__name__}")
     if isinstance(function, types.MethodType):
@@ -213,17 +219,25 @@ def _checked_name(function: Any) -> str:
         )
     if isinstance(function, Task):
         raise OptionError(f"{function.name} is a task already; decorate the function once")
+    if getattr(getattr(function, "__code__", None), "co_flags", 0) & _CO_COROUTINES:
+        raise OptionError(
+            f"@task on {function.__qualname__}: an async function isn't supported yet;"
+            f" wrap it in one that calls asyncio.run()"
+        )
+
+
+def checked_name(function: Any) -> str:
+    """Return the name by which another process finds a function.
+
+    Raises:
+        OptionError: None would find it.
+    """
     problem = paths.why_unreachable(function)
     if problem is not None:
         raise OptionError(
             f"@task on {getattr(function, '__qualname__', function)!s}: {problem}, so another"
             f" process can't find it; move it to the top of a module, or give it a name=…"
             f" under which the spooler registers it too"
-        )
-    if getattr(getattr(function, "__code__", None), "co_flags", 0) & _CO_COROUTINES:
-        raise OptionError(
-            f"@task on {function.__qualname__}: an async function isn't supported yet;"
-            f" wrap it in one that calls asyncio.run()"
         )
     return paths.name_of(function)
 

@@ -25,6 +25,7 @@ from .site import Site
 logger = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 60.0
+_PRIORITIES_LOOK_S = 1.0
 _PRUNE_EVERY_S = 300.0
 _AFTER_ERROR_S = 1.0
 
@@ -88,15 +89,17 @@ class Timekeeper:
         store = self.site.store
         for spool in self.site.promote(now, self._send):
             self.engine.wake(self.site, spool)
+        longest = _LONGEST_SLEEP_S
         for spool in store.spools_with_priorities():
             self.engine.pump(self.site, spool, swap=False)
+            longest = _PRIORITIES_LOOK_S  # who was to pump may have died
         for row in store.due_schedules(now):
             self._fire(row, now)
         if now - self._pruned_at > _PRUNE_EVERY_S:
             self._pruned_at = now
             store.prune(now - engine.TOMBSTONE_S)
         moments = [m for m in (store.next_due(), store.next_schedule()) if m is not None]
-        return max(0.0, min([*moments, now + _LONGEST_SLEEP_S]) - time.time())
+        return max(0.0, min([*moments, now + longest]) - time.time())
 
     def _send(self, envelope: bytes, mule: int | str | None) -> bool:
         here = self.engine.server

@@ -49,7 +49,8 @@ class SignalTask:
     def __init__(
         self, function: Callable[..., Any], target: str = "", *, lazy: bool = False, **setup: Any
     ) -> None:
-        self.name = tasks._checked_name(function)
+        tasks.check_function(function)
+        self.name = tasks.checked_name(function)
         functools.update_wrapper(self, function)
         self.function = function
         self.lazy = lazy

@@ -130,7 +130,9 @@ def test_given_a_shell_outside_when_it_asks_busy_then_it_sees_the_task_in_hand(u
     server = uwsgi(APP)
     server.call("blocker")
     server.ledger.wait("blocked")
-    code = f"import uwsgi_tasks as u; u.configure(home={str(server.home)!r}); print(u.control.busy())"
+    code = (
+        f"import uwsgi_tasks as u; u.configure(home={str(server.home)!r}); print(u.control.busy())"
+    )
     assert shell(server, code) == "1"
 
 
@@ -151,3 +153,32 @@ def test_given_a_paused_server_when_a_delayed_task_is_due_then_it_runs_after_the
     wait_until(lambda: time.time() > due + 0.3, what="it is overdue")
     server.eval("control.resume()")
     server.ledger.wait_one("ran", timeout=2.0)
+
+
+def test_given_a_pause_when_a_mule_is_given_a_task_then_it_runs_after_the_resume(uwsgi):
+    server = uwsgi(APP, "mule = true", spooler=False)
+    server.touch("go")
+    server.eval("control.pause()")
+    server.eval("[muled() for _ in range(20)] and None")
+    assert server.ledger.rows("blocked") == []
+    server.eval("control.resume()")
+    server.ledger.wait("blocked", count=20, timeout=5.0)
+
+
+def test_given_a_pause_when_a_timer_is_declared_then_it_is_quiet_until_resumed(uwsgi):
+    source = APP + (
+        "from uwsgi_tasks import timer\n"
+        "@timer(seconds=0.2, target='spooler')\n"
+        "def tick(number):\n"
+        "    note('tick')\n"
+    )
+    server = uwsgi(source)
+    server.ledger.wait("tick")
+    server.eval("control.pause()")
+    wait_until(lambda: server.eval("control.busy()") == 0)
+    before = len(server.ledger.rows("tick"))
+    until = time.time() + 0.7
+    wait_until(lambda: time.time() > until, what="three ticks were due")
+    assert len(server.ledger.rows("tick")) <= before + 1
+    server.eval("control.resume()")
+    server.ledger.wait("tick", count=before + 2)

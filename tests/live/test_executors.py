@@ -83,9 +83,7 @@ def test_given_a_call_when_placed_then_the_handle_names_the_executor(
     assert server.call(task)["executor"] == executor
 
 
-@pytest.mark.parametrize(
-    ("task", "line"), [("spooled", "spooler = "), ("muled", "mule = true")]
-)
+@pytest.mark.parametrize(("task", "line"), [("spooled", "spooler = "), ("muled", "mule = true")])
 def test_given_no_process_for_it_when_called_twice_then_one_warning_names_the_ini_line(
     uwsgi, task, line
 ):
@@ -156,9 +154,7 @@ def test_given_the_setting_executor_when_auto_is_called_then_it_decides(uwsgi, w
     assert server.ledger.wait_one("ran")["place"] == expected
 
 
-def test_given_arguments_that_cannot_be_sent_when_called_then_the_error_names_it_and_nothing_is_written(
-    uwsgi,
-):
+def test_given_arguments_that_cannot_be_sent_when_called_then_nothing_is_written(uwsgi):
     server = uwsgi(APP)
     with pytest.raises(RemoteError) as caught:
         server.eval("spooled(tag=lambda: 1)")
@@ -173,6 +169,8 @@ def test_given_the_master_at_import_when_it_calls_a_task_then_it_runs(uwsgi):
 
 
 def test_given_a_task_that_calls_a_task_when_run_in_the_mule_then_the_spooler_gets_it(uwsgi):
-    server = uwsgi(APP + "@task(executor=TaskExecutor.MULE)\ndef outer(): auto('inner')\n", "mule = true")
+    server = uwsgi(
+        APP + "@task(executor=TaskExecutor.MULE)\ndef outer(): auto('inner')\n", "mule = true"
+    )
     server.call("outer")
     assert server.ledger.wait_one("ran", tag="inner")["place"] == "spooler"

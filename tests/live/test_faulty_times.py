@@ -1,4 +1,4 @@
-"""Delayed, prioritised and retried tasks when processes die: what waits is never lost or doubled."""
+"""Delayed, prioritised and retried tasks when processes die: nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def muled(tag="x"):
 """
 
 
-@pytest.mark.parametrize("options", ["at=time.time() + 0.2", "priority=3", "priority=3, at=time.time() + 0.2"])
+@pytest.mark.parametrize(
+    "options", ["at=time.time() + 0.2", "priority=3", "priority=3, at=time.time() + 0.2"]
+)
 def test_given_a_task_that_waited_when_its_spooler_is_killed_then_it_runs_again_and_ends_once(
     uwsgi, options
 ):
@@ -93,7 +95,9 @@ def test_given_retries_and_delays_when_everything_is_killed_amid_them_then_all_e
         server.kill_everything()
         server.start_again()
     third = {"attempt": 3}
-    wait_until(lambda: len({r["number"] for r in server.ledger.rows("flaky", **third)}) == 200, 30.0)
+    wait_until(
+        lambda: len({r["number"] for r in server.ledger.rows("flaky", **third)}) == 200, 30.0
+    )
     server.wait_empty()
     ends = Counter(row["number"] for row in server.ledger.rows("flaky"))
     assert all(3 <= times <= 6 for times in ends.values())

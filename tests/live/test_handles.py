@@ -77,7 +77,9 @@ def test_given_a_delayed_task_when_asked_then_it_is_queued(uwsgi):
     assert server.status(server.eval("ran.options(at=timedelta(hours=1))()")) == "queued"
 
 
-@pytest.mark.parametrize("options", ["", ".options(at=timedelta(seconds=1))", ".options(priority=5)"])
+@pytest.mark.parametrize(
+    "options", ["", ".options(at=timedelta(seconds=1))", ".options(priority=5)"]
+)
 def test_given_a_queued_task_when_cancelled_then_it_never_runs(busy, options):
     handle = busy.eval(f"ran{options}('cancelled')")
     assert busy.eval("HANDLES[id].cancel()", id=handle["id"]) is True

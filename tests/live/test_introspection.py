@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 APP = """
@@ -146,7 +148,7 @@ def test_given_a_task_that_calls_itself_when_it_ran_then_the_buffer_went_along(s
 def test_given_a_changed_at_when_it_calls_itself_then_only_the_next_step_waits(shared):
     handle = shared.call("step", 0, 0.6)
     rows = shared.ledger.wait("step", count=4, chain=handle["id"])
-    gaps = [b["time"] - a["time"] for a, b in zip(rows, rows[1:], strict=False)]
+    gaps = [b["time"] - a["time"] for a, b in itertools.pairwise(rows)]
     assert 0.6 <= gaps[0] < 1.6
     assert max(gaps[1:]) < 0.5
 
@@ -177,4 +179,11 @@ def test_given_a_kill_in_the_middle_when_it_runs_again_then_the_buffer_is_as_at_
 def test_given_runtime_when_it_calls_itself_then_it_recurses_in_place_with_its_buffer(shared):
     shared.call("recursive", 5)
     rows = shared.ledger.rows("inline")
-    assert [(row["number"], row["n"]) for row in rows] == [(5, 1), (4, 2), (3, 3), (2, 4), (1, 5), (0, 6)]
+    assert [(row["number"], row["n"]) for row in rows] == [
+        (5, 1),
+        (4, 2),
+        (3, 3),
+        (2, 4),
+        (1, 5),
+        (0, 6),
+    ]

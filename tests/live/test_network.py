@@ -93,7 +93,7 @@ def test_given_another_secret_when_handed_over_then_it_is_a_dead_letter_there(uw
 
 def test_given_no_secret_when_handed_over_then_the_error_names_the_setting(uwsgi, consumer):
     producer = uwsgi(APP)
-    with pytest.raises(RemoteError, match="(?i)secret") as caught:
+    with pytest.raises(RemoteError, match=r"(?i)secret") as caught:
         send(producer, consumer)
     assert caught.value.kind == "NotAvailable"
 

@@ -29,7 +29,8 @@ def burst(first, last):
         count(number)
 
 def burst_in_threads(threads, each):
-    running = [threading.Thread(target=burst, args=(n * each, n * each + each)) for n in range(threads)]
+    parts = [(n * each, n * each + each) for n in range(threads)]
+    running = [threading.Thread(target=burst, args=part) for part in parts]
     for thread in running:
         thread.start()
     for thread in running:
@@ -71,7 +72,9 @@ def test_given_four_threads_when_each_calls_1000_tasks_then_none_is_lost(uwsgi):
 def test_given_many_prioritised_and_delayed_tasks_when_all_ran_then_each_ran_once(uwsgi):
     server = uwsgi(APP, "spooler-processes = 2", "spooler-quiet = true")
     server.eval("[count.options(priority=n % 7)(n) for n in range(150)] and None", timeout=60)
-    code = "[count.options(at=0.5 + __import__('time').time())(n) for n in range(150, 300)] and None"
+    code = (
+        "[count.options(at=0.5 + __import__('time').time())(n) for n in range(150, 300)] and None"
+    )
     server.eval(code, timeout=60)
     wait_ran(server, 300, 30)
     server.wait_empty()
@@ -105,7 +108,9 @@ def test_given_queued_tasks_when_everything_is_killed_then_all_run_after_the_res
     os.kill(*server.pids("spooler"), signal.SIGSTOP)
     server.eval("burst(0, 100)")
     server.eval("[count.options(priority=5)(n) for n in range(100, 150)] and None")
-    code = "[count.options(at=0.2 + __import__('time').time())(n) for n in range(150, 200)] and None"
+    code = (
+        "[count.options(at=0.2 + __import__('time').time())(n) for n in range(150, 200)] and None"
+    )
     server.eval(code)
     server.kill_everything()
     server.start_again()

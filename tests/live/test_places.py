@@ -65,10 +65,7 @@ def test_given_an_unknown_spooler_when_called_then_the_error_names_the_configure
 
 def test_given_two_spooler_processes_on_one_directory_when_both_are_needed_then_both_run(uwsgi):
     source = APP + (
-        "@task\n"
-        "def waits(name):\n"
-        "    note('started', name=name)\n"
-        "    wait_for_file('go')\n"
+        "@task\ndef waits(name):\n    note('started', name=name)\n    wait_for_file('go')\n"
     )
     server = uwsgi(source, "spooler-processes = 2")
     server.call("waits", "a")

@@ -139,7 +139,9 @@ def test_given_a_task_in_a_wsgi_file_when_called_then_it_runs_once_at_the_first_
 
 
 def test_given_a_module_not_yet_imported_in_the_spooler_when_called_then_it_runs_once(uwsgi):
-    late = "from app_base import note\nfrom uwsgi_tasks import task\n@task\ndef late(): note('late')\n"
+    late = (
+        "from app_base import note\nfrom uwsgi_tasks import task\n@task\ndef late(): note('late')\n"
+    )
     server = uwsgi(APP, files={"late.py": late})
     server.eval("__import__('late').late()")
     server.ledger.wait("late")

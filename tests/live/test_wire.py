@@ -34,7 +34,9 @@ def takes_json(*args, **kwargs):
 @pytest.mark.parametrize("size", [0, 4_000, 65_535, 65_536, 70_000, 5_000_000])
 def test_given_arguments_of_any_size_when_run_then_they_are_whole(uwsgi, size):
     server = uwsgi(APP)
-    digest = server.eval("(d := os.urandom(n), digests(d), hashlib.sha256(d).hexdigest())[2]", n=size)
+    digest = server.eval(
+        "(d := os.urandom(n), digests(d), hashlib.sha256(d).hexdigest())[2]", n=size
+    )
     row = server.ledger.wait_one("ran")
     assert (row["size"], row["digest"]) == (size, digest)
 

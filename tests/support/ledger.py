@@ -61,7 +61,7 @@ class Ledger:
                 wanted = f"{event or 'row'} {match or ''}"
                 shown = "\n".join(map(str, self.rows()[-30:]))
                 raise AssertionError(
-                    f"{len(rows)} of {count} × {wanted} within {timeout} s.\n"
+                    f"{len(rows)} of {count} rows {wanted} within {timeout} s.\n"
                     f"Ledger (last 30):\n{shown}\n{self._explain()}"
                 )
             time.sleep(0.01)

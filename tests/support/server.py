@@ -138,7 +138,8 @@ class UwsgiServer:
     def start(self, *, wait: bool = True) -> UwsgiServer:
         """Start it, and wait until it answers."""
         library = importlib.util.find_spec("uwsgi_tasks")
-        assert library is not None and library.submodule_search_locations
+        assert library is not None
+        assert library.submodule_search_locations
         package = Path(next(iter(library.submodule_search_locations)))
         env = {k: v for k, v in os.environ.items() if not k.startswith(("UWSGI", "COV", "PYTEST"))}
         env["PYTHONPATH"] = os.pathsep.join([str(package.parent), str(_SUPPORT)])
@@ -248,7 +249,7 @@ class UwsgiServer:
         return sorted(self.dir.glob("uwsgi.[0-9]*"))
 
     def close(self) -> None:
-        """Kill it, which is a second faster than the master's own stop, and remove its directory."""
+        """Kill it, a second faster than the master's own stop, and remove its directory."""
         try:
             self.kill_everything()
         finally:

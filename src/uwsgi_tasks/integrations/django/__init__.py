@@ -19,5 +19,6 @@ def django_setup(settings_module: str | None = None) -> None:
     import django
     from django.apps import apps
 
-    if not apps.ready:
+    populating = getattr(apps, "loading", False)  # an app that is being loaded calls us
+    if not apps.ready and not populating:
         django.setup()

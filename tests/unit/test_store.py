@@ -1,0 +1,488 @@
+"""The store: a row only moves forward, whoever else writes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import stat
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uwsgi_tasks.model import Schedule
+from uwsgi_tasks.store import FINAL, IN_SPOOL, WAITING, Store, Waiting
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "store.db")
+
+
+@pytest.fixture
+def store(path):
+    return Store(path)
+
+
+def row(ident="a", attempt=1, due=0.0, priority=None, spool="/spool", executor=2):
+    return Waiting(ident, attempt, due, priority, executor, spool, "", b"envelope")
+
+
+def ids(rows):
+    return [row.id for row in rows]
+
+
+# forward only
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taken"), [(1, 1, False), (1, 2, True), (3, 2, False), (2, 7, True)]
+)
+def test_given_an_attempt_that_waits_when_another_is_put_then_only_a_later_one_is_taken(
+    store, first, second, taken
+):
+    store.put(row(attempt=first))
+    assert store.put(row(attempt=second)) is taken
+    assert store.stands_at("a") == (max(first, second), WAITING)
+
+
+@pytest.mark.parametrize(
+    ("state", "again", "taken"),
+    [
+        (WAITING, False, False),
+        (WAITING, True, False),
+        (IN_SPOOL, False, False),
+        (IN_SPOOL, True, True),
+        (FINAL, False, False),
+        (FINAL, True, False),
+    ],
+)
+def test_given_the_same_attempt_when_put_then_only_one_that_was_in_the_spool_goes_back(
+    store, state, again, taken
+):
+    store.put(row())
+    if state == IN_SPOOL:
+        store.mark_in_spool(["a"])
+    if state == FINAL:
+        store.finish("a", 1)
+    assert store.put(row(), again=again) is taken
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_given_a_final_row_when_an_attempt_that_is_over_is_put_then_it_is_not_taken(
+    store, attempt, again
+):
+    store.put(row(attempt=2))
+    store.finish("a", 2)
+    assert store.put(row(attempt=attempt), again=again) is False
+    assert store.stands_at("a") == (2, FINAL)
+
+
+def test_given_a_later_attempt_when_an_earlier_one_finishes_then_it_still_waits(store):
+    store.put(row(attempt=3))
+    store.finish("a", 2)
+    assert store.stands_at("a") == (3, WAITING)
+
+
+def test_given_a_final_row_when_looked_at_then_it_keeps_no_envelope(store):
+    store.put(row())
+    store.finish("a", 1)
+    kept = store.connection().execute("SELECT envelope FROM waiting").fetchone()
+    assert kept == (b"",)
+
+
+def test_given_an_id_that_never_waited_when_asked_then_it_is_unknown(store):
+    assert store.stands_at("never") is None
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["put", "again", "finish", "spool"]), st.integers(1, 5)),
+        max_size=12,
+    )
+)
+@settings(max_examples=50)
+def test_given_any_steps_when_taken_then_the_attempt_never_falls_and_the_end_is_the_end(steps):
+    store = Store(":memory:")
+    attempt, state = 0, WAITING
+    for step, number in steps:
+        if step in ("put", "again"):
+            store.put(row(attempt=number), again=step == "again")
+        elif step == "finish":
+            store.finish("a", number)
+        else:
+            store.mark_in_spool(["a"]) if state != FINAL else None
+        now = store.stands_at("a")
+        if now is None:
+            continue
+        assert now[0] >= attempt
+        assert not (state == FINAL and now[0] == attempt and now[1] != FINAL)
+        attempt, state = now
+    store.close()
+
+
+# what is due
+
+
+def test_given_rows_when_due_then_the_oldest_come_first_and_later_ones_not_at_all(store):
+    for ident, due in [("c", 30), ("a", 10), ("b", 20), ("d", 40)]:
+        store.put(row(ident, due=due))
+    assert ids(store.due(30, 10)) == ["a", "b", "c"]
+
+
+def test_given_rows_of_one_moment_when_due_then_they_come_by_id(store):
+    for ident in "cab":
+        store.put(row(ident, due=5))
+    assert ids(store.due(5, 10)) == ["a", "b", "c"]
+
+
+def test_given_many_rows_when_due_then_a_limit_holds(store):
+    for number in range(10):
+        store.put(row(f"{number}"))
+    assert len(store.due(1, 4)) == 4
+
+
+def test_given_rows_in_the_spool_or_final_when_due_then_they_are_left_out(store):
+    for ident in "abc":
+        store.put(row(ident))
+    store.mark_in_spool(["a"])
+    store.finish("b", 1)
+    assert ids(store.due(1, 10)) == ["c"]
+
+
+def test_given_prioritised_rows_when_due_then_they_are_left_out(store):
+    store.put(row(priority=1.0))
+    assert store.due(1, 10) == []
+
+
+def test_given_rows_when_asked_for_the_next_moment_then_it_is_the_earliest(store):
+    for ident, due in [("b", 20.0), ("a", 10.0)]:
+        store.put(row(ident, due=due))
+    assert store.next_due() == 10.0
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(60, True), (-60, False)])
+def test_given_a_prioritised_row_when_asked_for_the_next_moment_then_only_a_later_one_counts(
+    store, offset, expected
+):
+    due = time.time() + offset
+    store.put(row(due=due, priority=1.0))
+    assert store.next_due() == (due if expected else None)
+
+
+def test_given_nothing_when_asked_for_the_next_moment_then_there_is_none(store):
+    assert (store.next_due(), store.next_schedule()) == (None, None)
+
+
+def test_given_a_postponed_row_when_asked_then_it_is_due_later(store):
+    store.put(row(due=10))
+    store.postpone("a", 99.0)
+    assert (store.due(50, 10), store.next_due()) == ([], 99.0)
+
+
+# priorities
+
+
+def test_given_prioritised_rows_when_asked_for_the_most_urgent_then_small_numbers_come_first(
+    store,
+):
+    for ident, priority in [("a", 5.0), ("b", -1.0), ("c", 5.0), ("d", 0.5)]:
+        store.put(row(ident, priority=priority))
+    assert ids(store.most_urgent("/spool", 1, 3)) == ["b", "d", "a"]
+
+
+@pytest.mark.parametrize("other", [row("x", spool="/other", priority=0.0), row("x", due=9e9)])
+def test_given_another_spool_or_a_later_row_when_asked_for_the_most_urgent_then_it_is_left_out(
+    store, other
+):
+    store.put(other._replace(priority=0.0))
+    store.put(row("a", priority=5.0))
+    assert ids(store.most_urgent("/spool", 1, 3)) == ["a"]
+
+
+def test_given_a_prioritised_row_when_it_enters_and_leaves_the_spool_then_it_is_listed_so(store):
+    store.put(row(priority=1.0))
+    store.mark_in_spool(["a"])
+    entered = ids(store.prioritised_in_spool("/spool"))
+    store.take_back("a")
+    assert (entered, store.prioritised_in_spool("/spool")) == (["a"], [])
+
+
+def test_given_prioritised_rows_when_all_are_final_then_none_is_left(store):
+    store.put(row(priority=1.0))
+    assert (store.has_priorities(), store.spools_with_priorities()) == (True, ["/spool"])
+    store.finish("a", 1)
+    assert (store.has_priorities(), store.spools_with_priorities()) == (False, [])
+
+
+# cancelled, forgotten
+
+
+def test_given_a_row_that_waits_when_cancelled_then_it_is_final(store):
+    store.put(row())
+    assert (store.cancel("a"), store.stands_at("a")) == (True, (1, FINAL))
+
+
+@pytest.mark.parametrize("state", [None, IN_SPOOL, FINAL])
+def test_given_a_row_that_does_not_wait_when_cancelled_then_it_is_told(store, state):
+    if state is not None:
+        store.put(row())
+    if state == IN_SPOOL:
+        store.mark_in_spool(["a"])
+    if state == FINAL:
+        store.finish("a", 1)
+    assert store.cancel("a") is False
+
+
+def test_given_tombstones_when_pruned_then_only_old_ones_are_forgotten(store):
+    for ident in "ab":
+        store.put(row(ident))
+    store.finish("a", 1)
+    store.prune(time.time() + 1)
+    assert (store.stands_at("a"), store.stands_at("b")) == (None, (1, WAITING))
+
+
+def test_given_fresh_tombstones_when_pruned_then_they_stay(store):
+    store.put(row())
+    store.finish("a", 1)
+    store.prune(time.time() - 3600)
+    assert store.stands_at("a") == (1, FINAL)
+
+
+# several writers
+
+
+def test_given_threads_that_put_the_same_attempt_when_done_then_one_of_them_did(store):
+    taken, start = [], threading.Barrier(4)
+
+    def work():
+        store.connection()
+        start.wait()
+        taken.extend(store.put(row(str(number))) for number in range(50))
+        store.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert (len(taken), sum(taken)) == (200, 50)
+
+
+def _put_many(path, results):
+    store = Store(path)
+    results.put(sum(store.put(row(str(number))) for number in range(50)))
+    store.close()
+
+
+def test_given_processes_that_open_a_new_store_at_once_when_done_then_each_row_is_put_once(path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=_put_many, args=(path, results)) for _ in range(3)]
+    [worker.start() for worker in workers]
+    found = [results.get(timeout=30) for _ in workers]
+    [worker.join() for worker in workers]
+    results.close()
+    assert sum(found) == 50
+
+
+def in_child(work):
+    """Run something in a forked child; return what it returned, as text."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, str(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        found = file.read()
+    os.waitpid(pid, 0)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_given_an_open_connection_when_forked_then_the_child_opens_its_own(store):
+    mine = store.connection()
+    assert in_child(lambda: store.connection() is mine) == "False"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_given_a_fork_when_the_child_wrote_then_the_parent_reads_it(store):
+    store.put(row("parent"))
+    in_child(lambda: store.put(row("child")))
+    assert ids(store.due(1, 10)) == ["child", "parent"]
+
+
+def test_given_a_thread_when_it_asks_for_a_connection_then_it_gets_its_own(store):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(store.connection()))
+    thread.start()
+    thread.join()
+    assert found[0] is not store.connection()
+
+
+def test_given_a_transaction_when_it_raises_then_nothing_of_it_is_written(store):
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.put(row())
+        raise ZeroDivisionError
+    assert store.stands_at("a") is None
+
+
+# the file
+
+
+def test_given_a_loose_umask_when_made_then_the_file_is_for_the_owner_only(path):
+    before = os.umask(0)
+    try:
+        Store(path).put(row())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def test_given_a_store_when_opened_then_it_is_in_wal_mode_at_the_latest_version(store):
+    connection = store.connection()
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA user_version").fetchone()[0] >= 1
+
+
+def test_given_a_store_when_opened_again_then_its_rows_are_there(path):
+    first = Store(path)
+    first.put(row())
+    first.close()
+    assert Store(path).stands_at("a") == (1, WAITING)
+
+
+def test_given_what_is_no_database_when_opened_then_it_is_an_error(path):
+    with open(path, "wb") as file:
+        file.write(b"no database" * 1000)
+    with pytest.raises(sqlite3.DatabaseError):
+        Store(path).put(row())
+
+
+# schedules
+
+
+def schedule(name="s", incarnation="1", next_at=10.0, iterations=None, active=True, number=7):
+    return Schedule(name, incarnation, '["every", 5]', "", number, iterations, active, next_at)
+
+
+def test_given_a_schedule_when_declared_twice_then_it_stands_once_as_first_declared(store):
+    store.declare([schedule(next_at=10.0)])
+    store.declare([schedule(next_at=99.0)])
+    assert store.active_schedules() == [schedule(next_at=10.0)]
+
+
+def test_given_a_schedule_of_a_past_start_when_declared_then_it_is_anew(store):
+    store.declare([schedule(incarnation="1", next_at=10.0)])
+    store.declare([schedule(incarnation="2", next_at=99.0)])
+    assert store.active_schedules() == [schedule(incarnation="2", next_at=99.0)]
+
+
+def test_given_a_schedule_that_runs_when_started_then_it_is_anew(store):
+    store.declare([schedule(next_at=10.0)])
+    store.start(schedule(next_at=99.0, iterations=3))
+    assert store.active_schedules() == [schedule(next_at=99.0, iterations=3)]
+
+
+def test_given_a_schedule_when_stopped_then_it_is_not_due_and_a_second_stop_tells_so(store):
+    store.start(schedule())
+    assert [store.stop("s"), store.stop("s"), store.stop("x")] == [True, False, False]
+    assert store.due_schedules(99) == []
+
+
+def test_given_schedules_when_due_then_the_earliest_come_first(store):
+    store.declare([schedule("a", next_at=9.0), schedule("b", next_at=3.0), schedule("c")])
+    assert [found.name for found in store.due_schedules(9.5)] == ["b", "a"]
+
+
+def test_given_a_schedule_when_advanced_then_it_is_next_due_then(store):
+    store.declare([schedule()])
+    store.advance(schedule(), 15.0)
+    assert store.next_schedule() == 15.0
+
+
+def test_given_iterations_when_advanced_so_often_then_it_stops(store):
+    store.start(schedule(iterations=2))
+    (first,) = store.due_schedules(10)
+    store.advance(first, 15.0)
+    (second,) = store.due_schedules(15)
+    store.advance(second, 20.0)
+    assert (first.iterations, second.iterations, store.due_schedules(99)) == (2, 1, [])
+
+
+def test_given_a_schedule_that_was_restarted_meanwhile_when_advanced_then_the_new_start_holds(
+    store,
+):
+    store.start(schedule(iterations=1))
+    (seen,) = store.due_schedules(10)
+    store.start(schedule(next_at=50.0, iterations=1))
+    store.advance(seen, 15.0)
+    assert store.active_schedules() == [schedule(next_at=50.0, iterations=1)]
+
+
+def test_given_a_rule_that_is_never_due_again_when_advanced_then_it_stops(store):
+    store.declare([schedule()])
+    store.advance(schedule(), None)
+    assert store.active_schedules() == []
+
+
+def test_given_schedules_of_past_starts_when_retired_then_only_the_present_ones_stay(store):
+    store.declare([schedule("old", incarnation="1"), schedule("new", incarnation="2")])
+    store.retire_schedules("2")
+    assert [found.name for found in store.active_schedules()] == ["new"]
+
+
+# firings
+
+
+def test_given_firings_when_taken_then_each_is_given_once_the_oldest_first(store):
+    for number in (1, 2):
+        store.add_firing("worker", "s", number)
+    taken = [store.take_firing("worker") for _ in range(3)]
+    assert [found and found.number for found in taken] == [1, 2, None]
+
+
+def test_given_another_target_when_taken_then_there_is_none(store):
+    store.add_firing("worker1", "s", 1)
+    assert store.take_firing("worker2") is None
+
+
+def test_given_threads_that_race_when_a_firing_is_taken_then_one_gets_it(store):
+    for number in range(20):
+        store.add_firing("worker", "s", number)
+    taken = []
+
+    def work():
+        while (found := store.take_firing("worker")) is not None:
+            taken.append(found.number)
+        store.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert sorted(taken) == list(range(20))
+
+
+def test_given_firings_for_every_worker_when_read_then_those_after_the_last_seen_come(store):
+    for number in (1, 2, 3):
+        store.add_firing("workers", "s", number)
+    (first, *_) = store.firings_after("workers", 0)
+    assert [found.number for found in store.firings_after("workers", first.seq)] == [2, 3]
+
+
+def test_given_firings_that_were_taken_when_asked_for_the_last_number_then_it_did_not_fall(store):
+    assert store.last_firing() == 0
+    store.add_firing("worker", "s", 1)
+    store.take_firing("worker")
+    assert store.last_firing() == 1
+
+
+def test_given_old_firings_when_pruned_then_they_are_forgotten(store):
+    store.add_firing("workers", "s", 1)
+    store.prune(time.time() + 1)
+    assert store.firings_after("workers", 0) == []
