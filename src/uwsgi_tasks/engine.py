@@ -204,22 +204,20 @@ class Engine:
 
     def _warn_of_fallback(self, task: str, asked: int, executor: int, problem: str) -> None:
         here = self.server
-        if (task, problem) in self._warned or not here.inside:
+        if not here.inside or executor != _CHAINS[asked][0]:
             return
-        self._warned.add((task, problem))
         if not here.has_master:
-            problem = (
-                "uWSGI runs without a master, so without spoolers and mules: add `master = true`"
-            )
+            problem = "uWSGI runs without a master, so without spoolers: add `master = true`"
         elif asked == TaskExecutor.AUTO and here.preloaded:
             return
-        logger.warning(
-            "Task %s asked for %s, but %s. It goes elsewhere (strict=True refuses it)",
-            task,
-            EXECUTOR_NAMES[asked],
-            problem,
-            extra={"action": "fallback", "task": task},
-        )
+        if self._first_time(task, problem):
+            logger.warning(
+                "Task %s asked for %s, but %s. It goes elsewhere (strict=True refuses it)",
+                task,
+                EXECUTOR_NAMES[asked],
+                problem,
+                extra={"action": "fallback", "task": task},
+            )
 
     def _place(self, message: Message, executor: int, placement: Placement) -> Receipt:
         if executor == TaskExecutor.RUNTIME:

@@ -113,11 +113,20 @@ def _start_process(here: Uwsgi) -> None:
         return
     _state["started"] = os.getpid()
     _state["spool"] = ""
+    _occupy_stdin()
     drop_inherited_connections()
     try:
         _open_process(here)
     except Exception as error:  # an unusable home must not keep the site from serving
         logger.error("uwsgi-tasks can't work here: %s", error)
+
+
+def _occupy_stdin() -> None:
+    """Let nothing of ours become descriptor 0, over which a spooler lays /dev/null (spooler.c)."""
+    try:
+        os.fstat(0)
+    except OSError:
+        os.open(os.devnull, os.O_RDONLY)  # the lowest free one, which stays open
 
 
 def _open_process(here: Uwsgi) -> None:

@@ -155,8 +155,14 @@ class Home:
 
     def wake_timekeeper(self) -> None:
         """Tell the timekeeper to look again; a full FIFO has told it already."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             os.write(self._open_fifo(), b"w")
+        except BlockingIOError:
+            pass
+        except OSError:  # a task closed our descriptor
+            self._fifo = None
+            with contextlib.suppress(OSError):
+                os.write(self._open_fifo(), b"w")
 
     def open_fifo(self) -> int:
         """Return a descriptor on which the timekeeper waits."""

@@ -88,7 +88,7 @@ def change(options: Options, values: Mapping[str, Any], task: str, *, call: bool
             checked[name] = check(value)
         except TypeError as error:
             raise OptionError(f"Task {task}: {name}={_shown(value)}: {error}") from None
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise OptionValueError(f"Task {task}: {name}={_shown(value)}: {error}") from None
     return options._replace(**checked)
 

@@ -36,7 +36,7 @@ class RetryPolicy(NamedTuple):
         if self.backoff is not None:
             wait = self._grown(attempt - 1)
         if self.max_wait is not None:
-            wait = min(wait, self.max_wait)
+            wait = min(wait, float(self.max_wait))
         if self.jitter:
             wait += random.uniform(0, self.jitter)  # noqa: S311  spreads load, keeps no secret
         return wait

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any, NamedTuple, Protocol
 
 from .errors import OptionValueError
@@ -50,7 +50,8 @@ class Every(NamedTuple):
         if previous is None:
             return moment + self.seconds
         behind = max(0.0, moment - previous)
-        return previous + (behind // self.seconds + 1) * self.seconds
+        due = previous + (behind // self.seconds + 1) * self.seconds
+        return due if due > moment else due + self.seconds  # rounding
 
     def dump(self) -> list[Any]:
         """See ``Rule``."""
@@ -134,10 +135,7 @@ class CronExpression(NamedTuple):
 
     def next_after(self, moment: float, previous: float | None = None) -> float | None:
         """See ``Rule``."""
-        for due in self._moments(moment):
-            if due.timestamp() > moment:  # a naive moment can lie in the hour that came twice
-                return due.timestamp()
-        return None
+        return next((due.timestamp() for due in self._moments(moment)), None)
 
     def _moments(self, moment: float) -> Iterator[datetime]:
         from cronsim import CronSim, CronSimError
@@ -153,7 +151,7 @@ class CronExpression(NamedTuple):
 
     def _zone(self) -> Any:
         if self.tz is None:
-            return None
+            return _Local()
         from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
         try:
@@ -169,6 +167,29 @@ class CronExpression(NamedTuple):
     def dump(self) -> list[Any]:
         """See ``Rule``."""
         return ["cron", self.expression, self.tz]
+
+
+class _Local(tzinfo):
+    """The server's local time, by the rules that ``time.localtime`` follows."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        """See ``tzinfo``."""
+        if moment is None:
+            return None
+        return moment.replace(tzinfo=None).astimezone().utcoffset()
+
+    def dst(self, moment: datetime | None) -> timedelta | None:
+        """See ``tzinfo``; the offset says everything."""
+        return None
+
+    def tzname(self, moment: datetime | None) -> str | None:
+        """See ``tzinfo``."""
+        return "local"
+
+    def fromutc(self, moment: datetime) -> datetime:
+        """See ``tzinfo``."""
+        seconds = moment.replace(tzinfo=timezone.utc).timestamp()
+        return datetime.fromtimestamp(seconds).replace(tzinfo=self)
 
 
 def load_rule(values: list[Any]) -> Rule:

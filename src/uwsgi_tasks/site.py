@@ -49,7 +49,7 @@ class Site:
         return sorted(keys, key=lambda key: wire.fingerprint(key) != written)
 
     def adopt_first_key(self) -> None:
-        """Sign with the first of the configured keys from now on: the server's part of a rotation."""
+        """Sign with the first of the configured keys from now on: the server rotates."""
         self.home.adopt_key(self.keys[0])
         self.signer = wire.Signer(self.keys)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import types
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from . import calls, engine, options, paths
 from .calls import Handle
-from .errors import OptionError
+from .errors import OptionError, RetryTaskException
 from .introspection import BaseTask, MuleTask, RuntimeTask, SpoolerTask, get_current_task
 from .model import (
     SPOOL_IGNORE,
@@ -32,6 +33,7 @@ __all__ = [
     "BaseTask",
     "Handle",
     "MuleTask",
+    "RetryTaskException",
     "RuntimeTask",
     "SpoolerTask",
     "Task",
@@ -290,3 +292,12 @@ def task(function: Any = None, /, *, executor: Any = None, **setup: Any) -> Any:
     if function is not None:
         return Task(function, executor, **setup)
     return lambda function: Task(function, executor, **setup)
+
+
+def __getattr__(name: str) -> Any:
+    """Give the names that release 0.7.3 had here and that live above this module now."""
+    if name in ("CronTask", "OneTimeTask", "SignalTask", "TimerTask"):
+        return getattr(importlib.import_module("uwsgi_tasks.timers"), name)
+    if name == "set_uwsgi_callbacks":
+        return importlib.import_module("uwsgi_tasks.handlers").install
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -50,7 +50,7 @@ class SignalTask:
         self, function: Callable[..., Any], target: str = "", *, lazy: bool = False, **setup: Any
     ) -> None:
         tasks.check_function(function)
-        self.name = tasks.checked_name(function)
+        self.name = _free_name(tasks.checked_name(function), function)
         functools.update_wrapper(self, function)
         self.function = function
         self.lazy = lazy
@@ -152,7 +152,7 @@ class SignalTask:
                 self._setup[name] = self._checks()[name](value)
             except TypeError as error:
                 raise OptionError(f"{self.name}: {name}={value!r}: {error}") from None
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise OptionValueError(f"{self.name}: {name}={value!r}: {error}") from None
         self.rule()  # a cron whose parts don't go together is refused before anything changed
 
@@ -300,6 +300,20 @@ def cron_lazy(
 ) -> Any:
     """Like ``cron``, but it starts when the decorated name is called, from any process."""
     return _decorate_cron(minute, hour, day, month, dayweek, target, tz, lazy=True)
+
+
+def _free_name(name: str, function: Callable[..., Any]) -> str:
+    """Return the name, or one with a number where another function of the module has it."""
+    free, number = name, 1
+    while free in declared and _place(declared[free].function) != _place(function):
+        number += 1
+        free = f"{name}#{number}"
+    return free
+
+
+def _place(function: Any) -> tuple[str, int] | None:
+    code = getattr(function, "__code__", None)
+    return None if code is None else (code.co_filename, code.co_firstlineno)
 
 
 def _decorate(function: Any, kind: type[SignalTask], target: str, **setup: Any) -> Any:

@@ -33,6 +33,7 @@ _START = len(MAGIC) + MAC_SIZE
 _STORED, _ASKED = 1, 2
 _SERIALIZERS = ("pickle", "json")
 _BY_POLICY = -2
+_MOST = 2**31 - 1
 
 
 class Signer:
@@ -79,7 +80,7 @@ def pack(message: Message, signer: Signer) -> bytes:
         message.at,
         math.nan if message.priority is None else message.priority,
         message.attempt,
-        _BY_POLICY if message.executions_left is None else message.executions_left,
+        _BY_POLICY if message.executions_left is None else min(message.executions_left, _MOST),
         (_STORED if message.stored else 0) | (_ASKED if message.working_dir_asked else 0),
         _SERIALIZERS.index(message.serializer),
         len(task),

@@ -27,7 +27,7 @@ from pathlib import Path
 DATA = Path(__file__).with_name("data")
 
 # The tests have a module of the same name, with the same functions, under the new release.
-APP = '''
+APP = """
 import datetime
 import uwsgi
 from uwsgi_tasks import (task, TaskExecutor, SPOOL_OK, SPOOL_RETRY, RetryTaskException,
@@ -124,7 +124,7 @@ def application(environ, start_response):
         answer = repr(CALLS[path]()).encode()
     start_response("200 OK", [("Content-Length", str(len(answer)))])
     return [answer]
-'''
+"""
 
 # These are run once by the old spooler; the file it leaves behind is the sample.
 RUN_ONCE = ("mid_retry", "mid_retry_raised", "chained")
@@ -182,7 +182,7 @@ def make_all(port: int, spool: Path) -> None:
 def keep(case: str, file: Path) -> None:
     where = Path(tempfile.gettempdir()) if case in TOO_BIG else DATA
     shutil.copyfile(file, where / f"{case}.spool")
-    print(f"{case}: {file.stat().st_size} bytes, mtime {file.stat().st_mtime:.0f}, {file.parent.name}/{file.name}")
+    print(f"{case}: {file.stat().st_size} bytes, due {file.stat().st_mtime:.0f}")
 
 
 def files(spool: Path) -> set[Path]:

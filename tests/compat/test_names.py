@@ -8,20 +8,55 @@ import pytest
 
 import uwsgi_tasks
 
-TOP = (
-    "Task SignalTask TimerTask CronTask TaskExecutor set_uwsgi_callbacks RetryTaskException"
-    " SPOOL_OK SPOOL_RETRY SPOOL_IGNORE get_current_task django_setup task timer timer_lazy cron"
-    " cron_lazy"
-).split()
+TOP = [
+    "Task",
+    "SignalTask",
+    "TimerTask",
+    "CronTask",
+    "TaskExecutor",
+    "set_uwsgi_callbacks",
+    "RetryTaskException",
+    "SPOOL_OK",
+    "SPOOL_RETRY",
+    "SPOOL_IGNORE",
+    "get_current_task",
+    "django_setup",
+    "task",
+    "timer",
+    "timer_lazy",
+    "cron",
+    "cron_lazy",
+]
 MODULES = {
-    "uwsgi_tasks.tasks": (
-        "BaseTask SpoolerTask MuleTask RuntimeTask OneTimeTask SignalTask TimerTask CronTask Task"
-        " TaskExecutor RetryTaskException SPOOL_OK SPOOL_RETRY SPOOL_IGNORE get_current_task"
-        " set_uwsgi_callbacks"
-    ).split(),
-    "uwsgi_tasks.decorators": (
-        "task timer timer_lazy cron cron_lazy Task TimerTask CronTask TaskExecutor"
-    ).split(),
+    "uwsgi_tasks.tasks": [
+        "BaseTask",
+        "SpoolerTask",
+        "MuleTask",
+        "RuntimeTask",
+        "OneTimeTask",
+        "SignalTask",
+        "TimerTask",
+        "CronTask",
+        "Task",
+        "TaskExecutor",
+        "RetryTaskException",
+        "SPOOL_OK",
+        "SPOOL_RETRY",
+        "SPOOL_IGNORE",
+        "get_current_task",
+        "set_uwsgi_callbacks",
+    ],
+    "uwsgi_tasks.decorators": [
+        "task",
+        "timer",
+        "timer_lazy",
+        "cron",
+        "cron_lazy",
+        "Task",
+        "TimerTask",
+        "CronTask",
+        "TaskExecutor",
+    ],
     "uwsgi_tasks.utils": ["django_setup"],
 }
 

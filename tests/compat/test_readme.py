@@ -11,6 +11,7 @@ from __future__ import annotations
 import email
 import re
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -252,7 +253,7 @@ def printed(server, text):
 
 
 def wait_printed(server, text, count, timeout):
-    wait_until(lambda: printed(server, text) >= count, timeout, f"{count} × {text}")
+    wait_until(lambda: printed(server, text) >= count, timeout, f"{count} times {text}")
 
 
 def test_given_the_mail_example_when_called_then_the_letter_is_sent(readme):
@@ -269,7 +270,7 @@ def test_given_the_wrapper_example_when_it_fails_then_it_runs_three_times_at_max
 def test_given_the_wrapper_example_when_it_fails_then_five_seconds_are_between(readme):
     letter = wait_until(lambda: letter_of(readme, "wrapped.spooler_task"), 40.0, "a dead letter")
     started = [attempt["started"] for attempt in letter["attempts"]]
-    gaps = [b - a for a, b in zip(started, started[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(started)]
     assert all(5.0 <= gap < 7.0 for gap in gaps), gaps
 
 
@@ -319,4 +320,3 @@ def test_given_the_sequential_example_when_it_runs_then_it_waits_as_long_as_it_s
 
 def letter_of(server, task):
     return next((x for x in server.letters().values() if x["task"] == task), None)
-

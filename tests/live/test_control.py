@@ -182,3 +182,32 @@ def test_given_a_pause_when_a_timer_is_declared_then_it_is_quiet_until_resumed(u
     assert len(server.ledger.rows("tick")) <= before + 1
     server.eval("control.resume()")
     server.ledger.wait("tick", count=before + 2)
+
+
+@pytest.mark.parametrize("code", ["control.busy()", "HANDLE.status()", "HANDLE.cancel()"])
+def test_given_a_task_that_looks_at_the_spool_when_run_then_no_other_spooler_takes_it(uwsgi, code):
+    source = APP + (
+        "from uwsgi_tasks.tasks import Handle\n"
+        "from uwsgi_tasks.model import Receipt\n"
+        "import threading, uwsgi\n"
+        "@task(executor=TaskExecutor.SPOOLER)\n"
+        "def looks(ident=None):\n"
+        "    from uwsgi_tasks import get_current_task\n"
+        "    receipt = Receipt(TaskExecutor.SPOOLER, uwsgi.spoolers[0].decode())\n"
+        "    names = {**globals(), 'HANDLE': Handle(get_current_task().id, receipt)}\n"
+        f"    thread = threading.Thread(target=lambda: eval({code!r}, names))\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "    note('looked')\n"
+        "    wait_for_file('go')\n"
+    )
+    server = uwsgi(source, "spooler-processes = 2")
+    spoolers = server.pids("spooler")
+    server.call("looks")
+    server.ledger.wait("looked")
+    server.call("ran", "beside")  # makes the other spooler look at the directory
+    server.ledger.wait("ran")
+    server.touch("go")
+    server.wait_empty()
+    assert len(server.ledger.rows("looked")) == 1
+    assert server.pids("spooler") == spoolers

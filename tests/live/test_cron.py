@@ -80,9 +80,7 @@ def at_the_minute(shared):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "event", ["every_minute", "in_worker", "positional", "expression", "lazy"]
-)
+@pytest.mark.parametrize("event", ["every_minute", "in_worker", "positional", "expression", "lazy"])
 def test_given_a_cron_of_every_minute_when_the_minute_begins_then_it_fires_once(
     at_the_minute, event
 ):

@@ -37,9 +37,7 @@ README_LINES = (
 )
 ONLY_CALLBACKS = "from uwsgi_tasks import set_uwsgi_callbacks\n\nset_uwsgi_callbacks()\n"
 WITH_SETUP = ONLY_CALLBACKS + "from uwsgi_tasks import django_setup\n\ndjango_setup()\n"
-WITH_TIMERS = ONLY_CALLBACKS + (
-    "\nfrom my_cron_tasks import *\nfrom my_timer_tasks import *\n"
-)
+WITH_TIMERS = ONLY_CALLBACKS + ("\nfrom my_cron_tasks import *\nfrom my_timer_tasks import *\n")
 TIMERS = """
 from app_base import note
 from uwsgi_tasks import *

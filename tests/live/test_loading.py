@@ -224,7 +224,7 @@ def test_given_a_module_that_cant_be_imported_when_the_grace_is_over_then_it_is_
     assert "half written" in letter["error"] + letter["traceback"]
 
 
-WSGI_FILE = APP.replace("place=place()", 'place=place(), module=__name__')
+WSGI_FILE = APP.replace("place=place()", "place=place(), module=__name__")
 
 
 @pytest.mark.parametrize("lines", [(), ("lazy-apps = true",)])
@@ -241,7 +241,6 @@ def test_given_a_wsgi_file_when_its_task_is_called_then_it_runs_once(uwsgi, line
     )
     server.call("spooled", "x")
     assert server.ledger.wait_one("spooled")["module"] == name
-
 
 
 def test_given_a_task_in_main_when_called_then_it_runs_once(uwsgi):

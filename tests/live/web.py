@@ -82,7 +82,10 @@ def wait_up(server):
     """Wait until a worker answered a request; before that a reload may hang on it."""
 
     def up():
-        with contextlib.suppress(OSError), contextlib.closing(Browser(server.dir / "web.sock")) as b:
+        with (
+            contextlib.suppress(OSError),
+            contextlib.closing(Browser(server.dir / "web.sock")) as b,
+        ):
             b.request("GET", "/")
             return b.getresponse().read() is not None
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+import tempfile
 import threading
 import time
 
@@ -107,7 +108,13 @@ def test_given_an_id_that_never_waited_when_asked_then_it_is_unknown(store):
 )
 @settings(max_examples=50)
 def test_given_any_steps_when_taken_then_the_attempt_never_falls_and_the_end_is_the_end(steps):
-    store = Store(":memory:")
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"{folder}/store.db")
+        follow(store, steps)
+        store.close()
+
+
+def follow(store, steps):
     attempt, state = 0, WAITING
     for step, number in steps:
         if step in ("put", "again"):
@@ -122,7 +129,6 @@ def test_given_any_steps_when_taken_then_the_attempt_never_falls_and_the_end_is_
         assert now[0] >= attempt
         assert not (state == FINAL and now[0] == attempt and now[1] != FINAL)
         attempt, state = now
-    store.close()
 
 
 # what is due

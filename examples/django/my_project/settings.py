@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-SECRET_KEY = "only for this example"  # noqa: S105
+SECRET_KEY = "only for this example"
 DEBUG = True
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "my_project.urls"

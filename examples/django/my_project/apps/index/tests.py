@@ -9,4 +9,4 @@ class WelcomeTest(TestCase):
 
     def test_given_an_address_when_welcomed_then_the_letter_is_sent(self):
         self.client.post("/welcome", {"email": "ann@example.com"})
-        self.assertEqual([letter.to for letter in mail.outbox], [["ann@example.com"]])
+        assert [letter.to for letter in mail.outbox] == [["ann@example.com"]]

@@ -7,8 +7,7 @@ class Migration(migrations.Migration):
     """Make it."""
 
     initial = True
-    dependencies = []
-    operations = [
+    operations = (
         migrations.CreateModel(
             name="Letter",
             fields=[
@@ -17,4 +16,4 @@ class Migration(migrations.Migration):
                 ("sent_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
-    ]
+    )

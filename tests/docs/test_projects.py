@@ -1,0 +1,262 @@
+"""The projects that the pages build, each on a real uWSGI."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.server import UwsgiServer, _UnixConnection
+
+from .frames import FRAMES
+from .pages import ROOT, blocks, files
+
+READY = "spawned uWSGI worker"
+ANY_ADDRESS = "127.0.0.1:8080"
+
+
+@pytest.fixture
+def project():
+    """Start what a page builds: its files, and one of its ini files."""
+    started = []
+
+    def start(page, *more, ini="uwsgi.ini", env=None, replace=None):
+        found = {**FRAMES.get(page, {}), **files(page)}
+        found[ini] += "".join(f"{line}\n" for line in more)
+        for old, new in (replace or {}).items():
+            found = {name: text.replace(old, new) for name, text in found.items()}
+        variables = {"VIRTUAL_ENV": sys.prefix, "PYTHONUNBUFFERED": "1", **(env or {})}
+        server = UwsgiServer("", http=False, ready=READY, env=variables, files=found)
+        started.append(server)
+        server.write("uwsgi.ini", found[ini].replace(ANY_ADDRESS, f"{server.dir}/http.sock"))
+        return server.start()
+
+    yield start
+    for server in started:
+        server.close()
+
+
+def get(server: UwsgiServer, path: str = "/", method: str = "GET") -> tuple[int, str]:
+    connection = _UnixConnection(str(server.dir / "http.sock"), 20)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def shell(server: UwsgiServer, code: str, **env: str) -> str:
+    """Run Python code in the directory of the server, as a user in a shell."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **env},
+        cwd=server.dir,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# the README
+
+
+def test_given_the_readmes_first_example_when_its_page_is_asked_for_then_a_spooler_runs_the_task(
+    project,
+):
+    server = project("README.md")
+    assert get(server) == (200, "Thank you\n")
+    server.wait_log("^Welcome, ada@example.com$")
+    server.wait_log(r"\[spooler .*\] done with task")
+
+
+def test_given_the_readmes_first_example_when_killed_and_started_again_then_the_call_is_not_lost(
+    project,
+):
+    server = project("README.md")
+    server.kill(server.pids("spooler")[0], 19)  # SIGSTOP: it is there, and busy
+    get(server)
+    server.kill_everything()
+    server.start_again()
+    server.wait_log("^Welcome, ada@example.com$")
+
+
+def test_given_the_readmes_first_example_when_reloaded_then_it_still_runs_tasks(project):
+    server = project("README.md")
+    server.reload()
+    get(server)
+    server.wait_log("^Welcome, ada@example.com$")
+
+
+def test_given_the_readmes_three_lines_when_started_then_the_library_warns_of_nothing(project):
+    server = project("README.md")
+    get(server)
+    server.wait_log("^Welcome, ada@example.com$")
+    assert re.findall("uwsgi.tasks.*(?:can't|without|warn)", server.log(), re.I) == []
+
+
+# the tutorial
+
+
+@pytest.fixture
+def tutorial(project):
+    # the task runs in the directory from which it was called, the server's
+    return lambda: project("docs/tutorial/first-task.md", replace={"/tmp/mail-server-is": "is"})
+
+
+def test_given_the_tutorial_when_its_page_is_asked_for_then_the_log_tells_what_it_shows(tutorial):
+    server = tutorial()
+    status, text = get(server)
+    assert (status, text.split()[0]) == (200, "Queued")
+    server.wait_log("^uwsgi_tasks.runner: Task app.send_mail started$")
+    server.wait_log("^mail sent to ada@example.com$")
+    server.wait_log(r"^uwsgi_tasks.runner: Task app.send_mail finished in \d\.\d{3} s$")
+
+
+def test_given_the_tutorials_failure_when_repaired_then_its_shell_brings_the_task_back(tutorial):
+    server = tutorial()
+    server.touch("is-down")
+    get(server)
+    server.wait_log(
+        "Task app.send_mail .* is dead after attempt 3:"
+        " it raised an exception, and no retry is left$",
+        timeout=20,
+    )
+    server.wait_letter()
+    (server.dir / "is-down").unlink()
+    code = [b for b in blocks(ROOT / "docs/tutorial/first-task.md", "python") if not b.file][0]
+    shown = shell(server, code.text, UWSGITASKS_SPOOLER="spool")
+    assert shown == "app.send_mail ConnectionError: the mail server is down 3\n"
+    server.wait_log("^mail sent to ada@example.com$")
+    assert server.letters() == {}
+
+
+def test_given_the_tutorials_kill_when_started_again_then_the_task_runs(tutorial):
+    server = tutorial()
+    get(server)
+    server.wait_log("Task app.send_mail started")
+    server.kill_everything()
+    assert "mail sent" not in server.log()
+    server.start_again()
+    server.wait_log("^mail sent to ada@example.com$")
+
+
+# the how-to pages
+
+
+def test_given_the_django_page_when_its_view_is_asked_for_then_the_mail_is_sent(project):
+    server = project("docs/how-to/django.md")
+    assert get(server) == (200, "Thank you")
+    server.wait_log("^Subject: Welcome!$")
+
+
+def test_given_the_django_page_under_lazy_apps_when_its_background_is_shared_then_it_works(project):
+    server = project(
+        "docs/how-to/django.md", "lazy-apps = true", "shared-import = mysite.background"
+    )
+    assert get(server) == (200, "Thank you")
+    server.wait_log("^Subject: Welcome!$")
+    server.wait_log(r"\[spooler .*\] done with task")
+
+
+def test_given_the_flask_page_when_posted_to_then_the_task_runs(project):
+    server = project("docs/how-to/flask.md")
+    status, text = get(server, "/pictures/cat.png", "POST")
+    assert status == 200
+    assert '"id"' in text
+    server.wait_log("^resizing cat.png$")
+
+
+def test_given_the_flask_page_when_its_report_is_called_then_it_has_a_context(project):
+    server = project("docs/how-to/flask.md")
+    shell(server, "import reports; reports.report()", UWSGITASKS_SPOOLER="spool")
+    server.wait_log("^reporting for app$")
+
+
+def test_given_the_lazy_apps_page_when_asked_for_then_a_spooler_runs_the_task(project):
+    server = project("docs/how-to/lazy-apps.md")
+    assert get(server) == (200, "ok\n")
+    server.wait_log("^Hello, Ada$")
+    server.wait_log(r"\[spooler .*\] done with task")
+
+
+def test_given_the_lazy_apps_page_without_its_remedy_when_called_then_the_log_says_what_it_quotes(
+    project,
+):
+    page = "docs/how-to/lazy-apps.md"
+    server = project(page, replace={"shared-import = tasks\n": ""})
+    get(server)
+    quoted = " ".join(re.findall(r"^> (.*)$", (ROOT / page).read_text(), re.M))
+    server.wait_log(re.escape(quoted))
+
+
+def test_given_the_network_page_when_published_then_the_other_server_runs_what_is_meant_for_it(
+    project, uwsgi
+):
+    page = "docs/how-to/network-spooler.md"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    secret = {"UWSGITASKS_SECRET": "the same long text on both sides"}
+    there = project(page, ini="background.ini", env=secret, replace={"127.0.0.1:3031": address})
+    tasks = (there.dir / "tasks.py").read_text()
+    here = uwsgi("from tasks import publish\n", env=secret, files={"tasks.py": tasks})
+    here.call("publish", "x")
+    there.wait_log("^rendering x$")
+    there.wait_log("^scaling x$")
+    here.wait_log("^rendering x$")
+    assert "scaling" not in here.log()
+
+
+def test_given_the_deploy_page_when_started_then_it_is_strict_and_runs_tasks(project):
+    readme = files("README.md")["app.py"]
+    FRAMES["docs/how-to/deploy.md"] = {"app.py": readme}
+    server = project("docs/how-to/deploy.md")
+    get(server)
+    server.wait_log("^Welcome, ada@example.com$")
+    assert len(server.pids("spooler")) == 2
+
+
+def test_given_the_deploy_pages_queues_when_called_then_the_task_goes_to_its_own_spool(uwsgi):
+    page = ROOT / "docs/how-to/deploy.md"
+    ini = next(block.text for block in blocks(page, "ini") if "tasks-queues" in block.text)
+    code = next(block.text for block in blocks(page, "python") if "queue=" in block.text)
+    lines = [line.replace("%d", "{dir}/") for line in ini.splitlines() if line[0] != "["]
+    server = uwsgi(code + "\nstate = lambda: send_mail('x')._receipt.spool\n", *lines)
+    assert server.eval("state()") == f"{server.dir}/spool-mail"
+    server.wait_empty(where=server.dir / "spool-mail")
+
+
+def test_given_the_reload_pages_drain_when_it_returns_then_nothing_runs_and_calls_are_kept(uwsgi):
+    drain = files("docs/how-to/reload-and-binary-path.md")["drain.py"]
+    source = """
+from uwsgi_tasks import task
+
+@task
+def slow(name):
+    note("started", name=name)
+    wait_for_file(name)
+    note("ended", name=name)
+"""
+    server = uwsgi(source, files={"drain.py": drain})
+    server.call("slow", "go")
+    server.ledger.wait_one("started", name="go")
+    server.touch("go")
+    shell(server, f"import drain; drain.drain({str(server.home)!r}, 20)")
+    assert server.ledger.rows("ended", name="go")
+    server.touch("next")
+    server.call("slow", "next")
+    server.reload()
+    assert server.ledger.rows("started", name="next") == []
+    shell(
+        server,
+        "from uwsgi_tasks import configure, control\n"
+        f"configure(home={str(server.home)!r}); control.resume()",
+    )
+    server.ledger.wait_one("ended", name="next")

@@ -1,0 +1,395 @@
+"""A site: what waits enters the spool once, the most urgent first, and can be found meanwhile."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.messages import a_message
+from uwsgi_tasks import letters, wire
+from uwsgi_tasks.errors import ConfigError
+from uwsgi_tasks.executors import spooler as to_spool
+from uwsgi_tasks.home import Home
+from uwsgi_tasks.model import TaskExecutor
+from uwsgi_tasks.site import Site
+
+SPOOLER, MULE = TaskExecutor.SPOOLER, TaskExecutor.MULE
+OLD, NEW = "the-old-secret-of-the-site", "the-new-secret-of-the-site"
+
+
+def files(spool):
+    return sorted(path.name for path in Path(spool).glob("*spoolfile*"))
+
+
+def read(site, spool, name):
+    return wire.unpack(wire.envelope_of_file(Path(spool, name).read_bytes()), site.signer)
+
+
+def lie(site, spool, message):
+    """Put a message into the spool directly, as an ordinary call does."""
+    content = wire.spool_file(wire.pack(message, site.signer))
+    to_spool.submit(spool, message.id, message.attempt, content)
+    return Path(spool, to_spool.file_name(message.id, message.attempt))
+
+
+class Held:
+    """A spool file that another process has in hand: a record lock of a child."""
+
+    def __init__(self, path):
+        reader, writer = os.pipe()
+        hold, self._release = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self._release)
+                descriptor = os.open(path, os.O_RDWR)
+                fcntl.lockf(descriptor, fcntl.LOCK_EX)
+                os.write(writer, b"x")
+                os.read(hold, 1)
+            finally:
+                os._exit(0)
+        os.close(writer)
+        os.close(hold)
+        os.read(reader, 1)
+        os.close(reader)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._release)
+        os.waitpid(self.pid, 0)
+
+
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+
+# waiting and moving on
+
+
+def test_given_a_message_that_waits_when_it_is_due_then_it_enters_the_spool(site, spool):
+    message = a_message()
+    site.wait(message, 100.0, SPOOLER, spool)
+    assert site.promote(99.0, None) == set()
+    assert site.promote(100.0, None) == {spool}
+    (name,) = files(spool)
+    assert read(site, spool, name) == message._replace(stored=True)
+
+
+def test_given_a_message_that_entered_when_promoted_again_then_it_does_not_enter_twice(site, spool):
+    site.wait(a_message(), 100.0, SPOOLER, spool)
+    site.promote(100.0, None)
+    os.unlink(Path(spool, files(spool)[0]))
+    assert (site.promote(200.0, None), files(spool)) == (set(), [])
+
+
+def test_given_a_file_that_is_there_when_the_row_is_promoted_then_it_is_left_as_it_is(site, spool):
+    message = a_message()
+    site.wait(message, 100.0, SPOOLER, spool)
+    path = Path(spool, to_spool.file_name(message.id, 1))
+    path.write_bytes(b"there before")
+    site.promote(100.0, None)
+    assert path.read_bytes() == b"there before"
+
+
+def test_given_the_same_attempt_when_it_waits_twice_then_the_second_is_refused(site, spool):
+    message = a_message()
+    assert site.wait(message, 1.0, SPOOLER, spool) is True
+    assert site.wait(message, 1.0, SPOOLER, spool) is False
+
+
+def test_given_more_than_a_batch_when_due_then_all_enter(site, spool):
+    for _ in range(505):
+        site.wait(a_message(), 1.0, SPOOLER, spool)
+    site.promote(2.0, None)
+    assert len(files(spool)) == 505
+
+
+def test_given_a_spool_that_is_gone_when_due_then_it_is_tried_again_later(site, spool):
+    site.wait(a_message(), 100.0, SPOOLER, f"{spool}/gone")
+    assert site.promote(100.0, None) == set()
+    assert 100.0 < site.store.next_due() <= 110.0
+
+
+@pytest.mark.parametrize("mule", [None, 2, "farm", "7"], ids=repr)
+def test_given_a_message_for_a_mule_when_due_then_it_is_sent_there(site, mule):
+    sent, message = [], a_message()
+    site.wait(message, 1.0, MULE, mule=mule)
+    site.promote(1.0, lambda envelope, where: sent.append((envelope, where)) or True)
+    assert [(wire.unpack(envelope, site.signer).id, where) for envelope, where in sent] == [
+        (message.id, mule)
+    ]
+
+
+def test_given_a_full_mule_when_due_then_it_is_tried_again_soon(site):
+    site.wait(a_message(), 100.0, MULE)
+    site.promote(100.0, lambda envelope, where: False)
+    assert 100.0 < site.store.next_due() <= 101.0
+
+
+def test_given_no_way_to_mules_when_due_then_it_is_tried_again_later(site):
+    site.wait(a_message(), 100.0, MULE)
+    site.promote(100.0, None)
+    assert 100.0 < site.store.next_due() <= 110.0
+
+
+# is it over?
+
+
+def test_given_a_message_that_never_waited_when_asked_then_it_is_not_superseded(site):
+    assert site.is_superseded(a_message()) is False
+    assert not os.path.exists(site.home.file("store.db"))
+
+
+@pytest.mark.parametrize(
+    ("stands_at", "final", "attempt", "expected"),
+    [(1, False, 1, False), (2, False, 1, True), (1, True, 1, True), (None, False, 1, False)],
+)
+def test_given_a_stored_copy_when_asked_then_the_row_tells_whether_it_went_on_without(
+    site, spool, stands_at, final, attempt, expected
+):
+    message = a_message(attempt=attempt, stored=True)
+    if stands_at:
+        site.wait(message._replace(attempt=stands_at), 1.0, SPOOLER, spool)
+    if final:
+        site.finish(message)
+    assert site.is_superseded(message) is expected
+
+
+def test_given_a_message_that_was_not_stored_when_it_finishes_then_the_store_is_not_opened(site):
+    site.finish(a_message())
+    assert not os.path.exists(site.home.file("store.db"))
+
+
+# priorities
+
+
+def urgency(site, spool):
+    return [read(site, spool, name).priority for name in files(spool)]
+
+
+def wait_all(site, spool, *priorities):
+    for priority in priorities:
+        site.wait(a_message(priority=priority), 0.0, SPOOLER, spool)
+
+
+@pytest.mark.parametrize(("window", "expected"), [(1, [1.0]), (2, [1.0, 2.0]), (9, [1.0, 2.0, 3.0])])
+def test_given_prioritised_messages_when_pumped_then_the_most_urgent_fill_the_window(
+    site, spool, window, expected
+):
+    wait_all(site, spool, 3.0, 1.0, 2.0)
+    assert site.pump(spool, window, swap=True) is True
+    assert sorted(urgency(site, spool)) == expected
+
+
+def test_given_a_full_window_when_pumped_then_nothing_enters(site, spool):
+    wait_all(site, spool, 1.0, 2.0)
+    site.pump(spool, 1, swap=False)
+    assert (site.pump(spool, 1, swap=False), urgency(site, spool)) == (False, [1.0])
+
+
+def test_given_a_more_urgent_message_when_pumped_then_it_swaps_with_one_that_nobody_has(
+    site, spool
+):
+    wait_all(site, spool, 5.0)
+    site.pump(spool, 1, swap=True)
+    wait_all(site, spool, 1.0)
+    assert (site.pump(spool, 1, swap=True), urgency(site, spool)) == (True, [1.0])
+
+
+def test_given_a_message_that_was_swapped_out_when_there_is_room_then_it_enters_again(site, spool):
+    wait_all(site, spool, 5.0)
+    site.pump(spool, 1, swap=True)
+    wait_all(site, spool, 1.0)
+    site.pump(spool, 1, swap=True)
+    os.unlink(Path(spool, files(spool)[0]))
+    site.pump(spool, 1, swap=True)
+    assert urgency(site, spool) == [5.0]
+
+
+@pytest.mark.parametrize("priority", [5.0, 9.0])
+def test_given_a_message_that_is_no_more_urgent_when_pumped_then_it_does_not_swap(
+    site, spool, priority
+):
+    wait_all(site, spool, 5.0)
+    site.pump(spool, 1, swap=True)
+    wait_all(site, spool, priority)
+    assert (site.pump(spool, 1, swap=True), urgency(site, spool)) == (False, [5.0])
+
+
+def test_given_no_swapping_when_pumped_then_a_more_urgent_message_waits(site, spool):
+    wait_all(site, spool, 5.0)
+    site.pump(spool, 1, swap=True)
+    wait_all(site, spool, 1.0)
+    assert (site.pump(spool, 1, swap=False), urgency(site, spool)) == (False, [5.0])
+
+
+@forks
+def test_given_a_file_in_hand_when_pumped_then_it_is_not_taken_back(site, spool):
+    wait_all(site, spool, 5.0)
+    site.pump(spool, 1, swap=True)
+    (name,) = files(spool)
+    wait_all(site, spool, 1.0)
+    with Held(Path(spool, name)):
+        assert site.pump(spool, 1, swap=True) is False
+    assert urgency(site, spool) == [5.0]
+
+
+def test_given_a_prioritised_message_that_is_not_due_when_pumped_then_it_waits(site, spool):
+    site.wait(a_message(priority=1.0), time.time() + 60, SPOOLER, spool)
+    assert (site.pump(spool, 1, swap=True), files(spool)) == (False, [])
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_given_prioritised_messages_when_the_last_is_over_then_ordinary_ones_may_pass(
+    site, spool, over
+):
+    message = a_message(priority=1.0, stored=True)
+    site.wait(message, 0.0, SPOOLER, spool)
+    marked = site.home.priorities_wait()
+    if over:
+        site.finish(message)
+    site.pump(spool, 1, swap=True)
+    assert (marked, site.home.priorities_wait()) == (True, not over)
+
+
+# found and cancelled
+
+
+@pytest.fixture
+def placed(site, spool):
+    """Put a message into a state; return it and the state's name."""
+
+    def place(state):
+        message = a_message()
+        if state == "in the spool":
+            lie(site, spool, message)
+        elif state in ("waiting", "promoted", "finished"):
+            site.wait(message, 1.0, SPOOLER, spool)
+        if state == "promoted":
+            site.promote(1.0, None)
+        if state == "finished":
+            site.finish(message._replace(stored=True))
+        if state == "dead":
+            site.bury(letters.letter_of(message, "why", "", "", spool), b"")
+        return message
+
+    return place
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("never", "gone"),
+        ("in the spool", "queued"),
+        ("waiting", "queued"),
+        ("promoted", "queued"),
+        ("finished", "gone"),
+        ("dead", "dead"),
+    ],
+)
+def test_given_a_message_when_looked_for_then_the_files_tell_its_state(
+    site, spool, placed, state, expected
+):
+    assert site.find(placed(state).id, [spool])[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("never", False),
+        ("in the spool", True),
+        ("waiting", True),
+        ("promoted", True),
+        ("finished", False),
+        ("dead", False),
+    ],
+)
+def test_given_a_message_when_cancelled_then_only_a_queued_one_is(
+    site, spool, placed, state, expected
+):
+    assert site.cancel(placed(state).id, [spool]) is expected
+
+
+@pytest.mark.parametrize("state", ["in the spool", "waiting", "promoted"])
+def test_given_a_cancelled_message_when_time_passes_then_it_does_not_come_back(
+    site, spool, placed, state
+):
+    message = placed(state)
+    site.cancel(message.id, [spool])
+    site.promote(99.0, None)
+    assert (files(spool), site.find(message.id, [spool])[0]) == ([], "gone")
+
+
+@forks
+def test_given_a_message_in_hand_when_looked_for_then_it_runs_and_cannot_be_cancelled(
+    site, spool
+):
+    message = a_message()
+    with Held(lie(site, spool, message)):
+        assert site.find(message.id, [spool])[0] == "running"
+        assert site.cancel(message.id, [spool]) is False
+
+
+@forks
+def test_given_files_of_a_spool_when_counted_then_those_in_hand_are(site, spool):
+    lie(site, spool, a_message())
+    with Held(lie(site, spool, a_message())):
+        assert to_spool.count_running(spool) == 1
+    assert to_spool.count_running(spool) == 0
+
+
+def test_given_the_task_of_this_very_process_when_looked_for_then_its_lock_is_not_touched(
+    site, spool
+):
+    message = a_message()
+    path = str(lie(site, spool, message))
+    to_spool.hold(path)
+    assert site.find(message.id, [spool]) == ("running", path)
+    assert site.cancel(message.id, [spool]) is False
+
+
+# keys
+
+
+def test_given_a_rotated_secret_when_a_site_opens_then_it_signs_with_the_key_in_force(spool):
+    home = Home(f"{spool}/home")
+    Site(home, (OLD,))
+    both = Site(home, (NEW, OLD))
+    assert both.signer.sign(b"data") == wire.Signer([OLD.encode()]).sign(b"data")
+
+
+def test_given_a_rotated_secret_when_messages_of_both_keys_come_then_both_are_read(spool):
+    home = Home(f"{spool}/home")
+    Site(home, (OLD,))
+    both, message = Site(home, (NEW, OLD)), a_message()
+    for key in (OLD, NEW):
+        assert wire.unpack(wire.pack(message, wire.Signer([key.encode()])), both.signer) == message
+
+
+def test_given_another_secret_alone_when_a_site_opens_then_it_is_refused(spool):
+    home = Home(f"{spool}/home")
+    Site(home, (OLD,))
+    with pytest.raises(ConfigError):
+        Site(home, (NEW,))
+
+
+# the spool file itself
+
+
+def test_given_a_file_for_the_spool_when_written_then_its_mode_is_for_the_owner_only(site, spool):
+    assert lie(site, spool, a_message()).stat().st_mode & 0o777 == 0o600
+
+
+def test_given_a_file_for_the_spool_when_written_then_no_other_name_is_left(site, spool):
+    path = lie(site, spool, a_message())
+    assert [n for n in os.listdir(spool) if n != ".uwsgi_tasks"] == [path.name]
+
+
+def test_given_ids_that_follow_each_other_when_named_then_the_files_sort_by_time():
+    first, second = a_message(), a_message()
+    assert to_spool.file_name(first.id, 9) < to_spool.file_name(second.id, 1)
