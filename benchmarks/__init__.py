@@ -1,1 +1,1 @@
-"""Measurements of the library beside raw uWSGI; run by hand, they prove nothing on a slow machine."""
+"""Measurements of the library beside raw uWSGI. Run by hand: they assert no speed."""

@@ -1,14 +1,11 @@
 """The application of the benchmark on uwsgi_tasks."""
 
-from __future__ import annotations
-
 import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 import bench_app
-from app_base import application  # noqa: F401  what uWSGI serves
 from bench_app import *  # noqa: F403  the driver evaluates in this module
 from bench_app import COUNTS, arguments, bare_spooler, publish
 

@@ -1,11 +1,8 @@
 """The application of the benchmark on raw uWSGI."""
 
-from __future__ import annotations
-
 import pickle
 
 import uwsgi
-from app_base import application  # noqa: F401  what uWSGI serves
 from bench_app import *  # noqa: F403  the driver evaluates in this module
 from bench_app import arguments, bare_mule, bare_spooler
 

@@ -22,16 +22,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.support.server import UwsgiServer
-from tests.support.ledger import wait_until
+
+import uwsgi_tasks
 
 HERE = Path(__file__).parent
 CALLS, LATENCIES, DRAINED = 400, 60, 3000
 MULE_BATCH = 40
 """A mule's queue holds some two hundred small messages; ours would then go to the spooler."""
 CHUNKS, CHUNK = 10, 200
+LAST_ROUND_S = 75.0
+"""After that many seconds no round begins, so that a busy machine is done in two minutes too."""
 TRACED = 100
 WEB_WORKER = (
     "wsgiref.simple_server logging json typing dataclasses inspect datetime decimal tempfile"
@@ -52,6 +54,7 @@ ROWS = {
     "call, mule stopped": ("µs", "one call while nobody takes messages"),
     "call, mule running": ("µs", "one call while the mule works"),
     "handler of a no-op": ("µs", "CPU of one run in Python, uWSGI's own part left out"),
+    "a run, 1 spooler": ("µs", "CPU of the spooler's process, uWSGI's own part included"),
     "drain, 1 spooler": ("tasks/s", f"{DRAINED} no-op tasks that lay there; more is better"),
     "latency, spooler idle": ("ms", "from the call to the function"),
     "latency, mule idle": ("ms", "from the call to the function"),
@@ -69,8 +72,6 @@ class Side:
             "disable-logging = true",
             files={"bench_app.py": (HERE / "bench_app.py").read_text()},
         )
-        # the header that tests want imports more than the applications here need
-        self.server.write("app.py", (HERE / f"app_{name}.py").read_text())
         self.used = 0
         self.samples: dict[str, list[float]] = {}
 
@@ -133,15 +134,19 @@ class Side:
         self.finish(first, LATENCIES)
         self.note(row, [value / 1e6 for value in took])
 
-    def drain(self, row: str) -> None:
+    def drain(self) -> None:
         """Let one spooler run a full spool."""
         first = self.slots(DRAINED)
         with self.stopped("spooler"):
             self.server.eval(f"timed(spool, items({first}, {DRAINED})) and 0", timeout=90)
+            before = _cpu_ns(self.pids["spooler"])
         self.finish(first, DRAINED)
         self.server.wait_empty()
+        after = _cpu_ns(self.pids["spooler"])
+        if before and after:
+            self.note("a run, 1 spooler", [(after - before) / DRAINED / 1e3])
         span = self.server.eval(f"span({first}, {DRAINED})")
-        self.note(row, [(DRAINED - 1) / (span / 1e9)])
+        self.note("drain, 1 spooler", [(DRAINED - 1) / (span / 1e9)])
 
     def syscalls(self, how: str, kind: str, of: str) -> dict[str, float]:
         """Return the system calls of a process per call: those of many less those of few."""
@@ -203,7 +208,7 @@ def measure_round(ours: Side, raw: Side, number: int) -> None:
         for side in sides:
             side.calls(f"call, mule {state}", "mule", "mule", stop=stop, batch=MULE_BATCH)
     for side in sides:
-        side.drain("drain, 1 spooler")
+        side.drain()
     for side in sides:
         side.latency("latency, spooler idle", "spool")
     for side in sides:
@@ -214,14 +219,24 @@ def measure_round(ours: Side, raw: Side, number: int) -> None:
 def import_times(number: int) -> list[float]:
     """Return ms that the import adds to a Python that loaded what a web worker has."""
     took = []
-    library = str(Path(sys.modules["uwsgi_tasks"].__file__ or "").parent.parent)
-    env = {**os.environ, "PYTHONPATH": library}
-    for _ in range(number + 1):
-        output = subprocess.run(
-            [sys.executable, "-c", IMPORT], check=True, capture_output=True, env=env
-        ).stdout
-        took.append(float(output) * 1e3)
-    return took[1:]  # the first one may have compiled the modules
+    env = {**os.environ, "PYTHONPATH": str(Path(uwsgi_tasks.__file__).parent.parent)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    with tempfile.TemporaryDirectory() as compiled:
+        env["PYTHONPYCACHEPREFIX"] = compiled
+        for _ in range(number + 1):
+            output = subprocess.run(
+                [sys.executable, "-c", IMPORT], check=True, capture_output=True, env=env
+            ).stdout
+            took.append(float(output) * 1e3)
+    return took[1:]  # the first one compiled the modules
+
+
+def _cpu_ns(pid: int) -> int:
+    """Return the time that the main thread of a process ran, 0 where the kernel doesn't tell."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _attach(pid: int, report: Path) -> subprocess.Popen[bytes]:
@@ -312,7 +327,7 @@ def _has_journal(device: str) -> bool:
 def _shown(values: list[float]) -> str:
     middle = statistics.median(values)
     digits = 0 if middle >= 1000 else 1 if middle >= 10 else 2
-    return f"{middle:.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+    return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def table(ours: Side, raw: Side) -> Iterator[str]:
@@ -322,10 +337,10 @@ def table(ours: Side, raw: Side) -> Iterator[str]:
     for row, (unit, meaning) in ROWS.items():
         for part in ("p50", "p99"):
             mine, theirs = ours.samples.get(f"{row} {part}"), raw.samples.get(f"{row} {part}")
-            if not mine or not theirs or (unit == "µs" and row.startswith("handler") and part == "p99"):
+            if not mine or not theirs or (row.startswith("handler") and part == "p99"):
                 continue
             ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
-            title = row if row.startswith(("drain", "handler")) else f"{row}, {part}"
+            title = f"{row}, {part}" if row.startswith(("call", "latency")) else row
             note = meaning if part == "p50" else ""
             yield f"| {title} | {unit} | {_shown(mine)} | {_shown(theirs)} | {ratio:.2f} | {note} |"
             if row.startswith("handler"):
@@ -340,7 +355,7 @@ def syscall_table(found: dict[str, dict[str, dict[str, float]]]) -> Iterator[str
     for title, sides in found.items():
         ours, raw = sides["ours"], sides["raw"]
         which = sorted(ours.items(), key=lambda item: -item[1])
-        shown = ", ".join(name if count == 1 else f"{name} × {count:g}" for name, count in which)
+        shown = ", ".join(name if count == 1 else f"{count:g} {name}" for name, count in which)
         yield f"| {title} | {sum(ours.values()):.1f} | {sum(raw.values()):.1f} | {shown} |"
 
 
@@ -350,8 +365,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each figure is taken")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there too")
     options = parser.parse_args()
-    import uwsgi_tasks  # noqa: F401  outside of uWSGI: for where it lies
-
     started = time.monotonic()
     tempfile.tempdir = spool_root()
     imports = import_times(15)
@@ -359,8 +372,10 @@ def main() -> None:
     try:
         for side in (ours, raw):
             side.start()
-        for number in range(options.rounds):
-            measure_round(ours, raw, number)
+        rounds = 0
+        while rounds < options.rounds and (not rounds or time.monotonic() - started < LAST_ROUND_S):
+            measure_round(ours, raw, rounds)
+            rounds += 1
         traced = measure_syscalls(ours, raw)
         for side in (ours, raw):
             wrong = side.server.letters()
@@ -373,8 +388,9 @@ def main() -> None:
     took = time.monotonic() - started
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load"
-        f" {os.getloadavg()[0]:.1f}; spool on {where}; {options.rounds} rounds in {took:.0f} s;"
-        f" median (least–greatest) of the rounds; {ours.used} + {raw.used} calls ran exactly once\n"
+        f" {os.getloadavg()[0]:.1f}; spool on {where}; {rounds} rounds in {took:.0f} s;"
+        f" median (least to greatest) of the rounds; each of {ours.used} + {raw.used} calls ran"
+        f" exactly once\n"
     )
     print("\n".join(table(ours, raw)))
     print(f"| import of uwsgi_tasks | ms | {_shown(imports)} | | | on top of a loaded web worker |")

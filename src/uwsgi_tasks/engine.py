@@ -261,23 +261,19 @@ class Engine:
         """
         spools = self.spools()
         if placement.spooler:
-            path = os.path.realpath(placement.spooler)
-            if path not in spools:
-                raise OptionValueError(
-                    f"spooler={placement.spooler!r} is no spooler of this server; there are"
-                    f" {', '.join(spools)}"
-                )
-            return path
-        path = dict(self.settings.queues).get(queue, "")
+            path, origin = os.path.realpath(placement.spooler), f"spooler={placement.spooler!r}"
+        else:
+            path, origin = dict(self.settings.queues).get(queue, ""), f"the queue {queue!r}"
         if path and path not in spools:
             raise OptionValueError(
-                f"queues: {queue!r} is tied to {path}, which is no spooler of this server; there"
-                f" are {', '.join(spools)}"
+                f"{origin}: {path} is no spooler of this server; there are {', '.join(spools)}"
             )
         return path or spools[0]
 
     def wake(self, site: Site, spool: str) -> None:
         """Wake the spoolers of a directory: ours by a signal, another instance's by its FIFO."""
+        if site.home.is_paused():
+            return  # resume() wakes them
         if self.server.spooler_pids(spool):
             self.server.wake(spool)
         else:
@@ -443,9 +439,6 @@ def configure(**settings: Any) -> None:
 
     Raises:
         ConfigError: A name is unknown, or a value can't be meant.
-
-    Example:
-        >>> configure(serializer="json", max_attempts=50)
     """
     global _current
     _configured.update(config.check(settings))

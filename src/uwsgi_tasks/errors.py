@@ -107,5 +107,13 @@ class RetryTaskException(Exception):
 
     def __init__(self, count: int | None = None, timeout: float | timedelta | None = None) -> None:
         super().__init__("retry")
+        if isinstance(count, bool) or not isinstance(count, (int, type(None))):
+            raise TypeError(f"RetryTaskException: count={count!r} is no whole number")
+        if isinstance(timeout, timedelta):
+            timeout = timeout.total_seconds()
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float, type(None))):
+            raise TypeError(f"RetryTaskException: timeout={timeout!r} is no number of seconds")
+        if timeout is not None and not abs(timeout) < 1e15:
+            raise ValueError(f"RetryTaskException: timeout={timeout!r} isn't finite")
         self.count = count
         self.timeout = timeout

@@ -57,6 +57,7 @@ class Options(NamedTuple):
         )
 
 
+_MOST = 1e15
 NOT_PER_CALL = frozenset({"name", "retry_on", "no_retry_on", "max_attempts"})
 RETRY_OPTIONS = frozenset(
     {"retry_count", "retry_timeout", "retry_backoff", "retry_max_timeout", "retry_jitter"}
@@ -140,7 +141,7 @@ def _at(value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError("it takes a UNIX timestamp, a datetime, a timedelta, or None")
-    if not math.isfinite(value):
+    if not abs(value) < _MOST:
         raise ValueError("it takes a finite number")
     return value
 
@@ -192,7 +193,7 @@ def _seconds(value: Any) -> float:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError("it takes seconds (int, float) or a timedelta")
-    if not 0 <= value < math.inf:
+    if not 0 <= value < _MOST:
         raise ValueError("it takes 0 seconds or more")
     return float(value)
 
@@ -200,7 +201,7 @@ def _seconds(value: Any) -> float:
 def _factor(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError("it takes a number: the factor by which the wait grows")
-    if not 1 <= value < math.inf:
+    if not 1 <= value < _MOST:
         raise ValueError("it takes 1 or more")
     return float(value)
 

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import timedelta
 from typing import Any
 
 from . import wire
@@ -134,9 +133,7 @@ def _after_error(this: Run, error: BaseException) -> Outcome:
     spec = this.spec
     assert spec is not None
     if isinstance(error, RetryTaskException):
-        wait = error.timeout
-        seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
-        return _retry(this, "it raised RetryTaskException", error, error.count, seconds)
+        return _retry(this, "it raised RetryTaskException", error, error.count, error.timeout)
     if isinstance(error, spec.retry_on) and not isinstance(error, spec.no_retry_on):
         return _retry(this, "it raised an exception", error)
     return Outcome("dead", reason="it raised an exception", error=error)

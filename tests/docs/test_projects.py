@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 
 import pytest
 
+from tests.support.ledger import wait_until
 from tests.support.server import UwsgiServer, _UnixConnection
 
 from .frames import FRAMES
@@ -80,7 +82,7 @@ def test_given_the_readmes_first_example_when_killed_and_started_again_then_the_
     project,
 ):
     server = project("README.md")
-    server.kill(server.pids("spooler")[0], 19)  # SIGSTOP: it is there, and busy
+    server.kill(server.pids("spooler")[0], signal.SIGSTOP)  # as if busy
     get(server)
     server.kill_everything()
     server.start_again()
@@ -89,9 +91,10 @@ def test_given_the_readmes_first_example_when_killed_and_started_again_then_the_
 
 def test_given_the_readmes_first_example_when_reloaded_then_it_still_runs_tasks(project):
     server = project("README.md")
+    get(server)
     server.reload()
     get(server)
-    server.wait_log("^Welcome, ada@example.com$")
+    wait_until(lambda: server.log().count("Welcome, ada@example.com") == 2)
 
 
 def test_given_the_readmes_three_lines_when_started_then_the_library_warns_of_nothing(project):
@@ -130,7 +133,7 @@ def test_given_the_tutorials_failure_when_repaired_then_its_shell_brings_the_tas
     )
     server.wait_letter()
     (server.dir / "is-down").unlink()
-    code = [b for b in blocks(ROOT / "docs/tutorial/first-task.md", "python") if not b.file][0]
+    code = next(b for b in blocks(ROOT / "docs/tutorial/first-task.md", "python") if not b.file)
     shown = shell(server, code.text, UWSGITASKS_SPOOLER="spool")
     assert shown == "app.send_mail ConnectionError: the mail server is down 3\n"
     server.wait_log("^mail sent to ada@example.com$")
@@ -260,3 +263,81 @@ def slow(name):
         f"configure(home={str(server.home)!r}); control.resume()",
     )
     server.ledger.wait_one("ended", name="next")
+
+
+@pytest.mark.parametrize("old", ["the old key of this site", None], ids=["secret", "generated"])
+def test_given_a_new_key_before_the_old_one_when_restarted_then_nothing_is_lost(project, old):
+    new = "the new key of this site"
+    server = project("README.md", env={"UWSGITASKS_SECRET": old} if old else {})
+    server.kill(server.pids("spooler")[0], signal.SIGSTOP)
+    get(server)
+    server.kill_everything()
+    key = old or (server.home / "key").read_text()
+    server._env["UWSGITASKS_SECRET"] = f"{new},{key}"
+    server.start_again()
+    server.wait_log("^Welcome, ada@example.com$")
+    server.kill_everything()
+    server._env["UWSGITASKS_SECRET"] = new
+    server.start_again()
+    get(server)
+    server.wait_log("^Welcome, ada@example.com$")
+    assert server.letters() == {}
+
+
+def test_given_a_changed_key_without_the_old_one_when_started_then_the_log_names_the_cure(project):
+    server = project("README.md", env={"UWSGITASKS_SECRET": "the old key of this site"})
+    get(server)
+    server.wait_log("^Welcome, ada@example.com$")
+    server.kill_everything()
+    server._env["UWSGITASKS_SECRET"] = "the new key of this site"
+    server.start_again()
+    server.wait_log("uwsgi-tasks can't work here: The home .* was written with another key")
+
+
+# the table of lazy-apps
+
+TIMERS = """
+from uwsgi_tasks import task, timer, TaskExecutor
+
+@task(executor=TaskExecutor.SPOOLER)
+def spooled():
+    note("a task in a spooler", place=place())
+
+@task(executor=TaskExecutor.MULE)
+def muled():
+    note("a task in a mule", place=place())
+""" + "".join(
+    f"""
+@timer(seconds=0.2, target={target!r})
+def {name}():
+    note({name!r}, place=place())
+"""
+    for name, target in {
+        "spooler": "spooler",
+        "mule": "mule",
+        "worker": "worker",
+        "workers": "workers",
+        "worker1": "worker1",
+    }.items()
+)
+
+
+@pytest.mark.parametrize(
+    ("option", "works", "fails"),
+    [
+        ("shared-import", {"spooler", "mule", "worker", "workers", "worker1"}, set()),
+        ("spooler-import", {"spooler", "worker"}, {"mule", "workers", "worker1"}),
+    ],
+)
+def test_given_a_column_of_the_lazy_apps_table_when_tried_then_it_is_as_it_says(
+    uwsgi, option, works, fails
+):
+    server = uwsgi(TIMERS, "lazy-apps = true", f"{option} = app", "mule = true")
+    for event in works:
+        server.ledger.wait(event, count=3)
+    places = {row["event"]: row["place"] for row in server.ledger.rows()}
+    assert {name for name in fails if places.get(name, "").startswith(name.rstrip("s1"))} == set()
+    server.eval("(spooled(), muled())")
+    assert server.ledger.wait_one("a task in a spooler")["place"] == "spooler"
+    in_mule = server.ledger.wait_one("a task in a mule")["place"] == "mule1"
+    assert in_mule is (option == "shared-import")

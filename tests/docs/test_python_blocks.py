@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,28 +13,24 @@ from .frames import FRAMES
 from .pages import PAGES, ROOT, blocks, name_of
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
-MODULES_OF_A_PAGE = {"docs/tutorial/first-task.md": {"UWSGITASKS_SPOOLER": "spool"}}
+ENVIRONMENT = {"docs/tutorial/first-task.md": {"UWSGITASKS_SPOOLER": "spool"}}
 
+# A block that names its file is imported as that module, the others share a module of their own.
 DRIVER = """
 import importlib, json, sys
 sys.path.insert(0, "")
-shared = {"__name__": "page"}
-page = type(sys)("page")
-sys.modules["page"] = page
+page = sys.modules["page"] = type(sys)("page")
 for file, line, text in json.load(sys.stdin):
-    where = f"line {line}"
     if file:
-        name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        importlib.import_module(name)
+        name = file.removesuffix(".py").removesuffix("/__init__")
+        importlib.import_module(name.replace("/", "."))
     else:
-        exec(compile(text, where, "exec"), vars(page))
+        exec(compile(text, f"line {line} of the page", "exec"), vars(page))
 """
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_given_a_page_when_its_blocks_run_in_order_then_none_fails(page, tmp_path):
-    import json
-
     found = blocks(page, "python")
     contents = {**FRAMES.get(name_of(page), {}), **{b.file: b.text for b in found if b.file}}
     for name, text in contents.items():
@@ -42,7 +39,7 @@ def test_given_a_page_when_its_blocks_run_in_order_then_none_fails(page, tmp_pat
         path.write_text(text)
     (tmp_path / "spool").mkdir()
     env = {k: v for k, v in os.environ.items() if not k.startswith(("UWSGI", "DJANGO"))}
-    env |= MODULES_OF_A_PAGE.get(name_of(page), {})
+    env |= ENVIRONMENT.get(name_of(page), {})
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", DRIVER],
         input=json.dumps([(block.file, block.line, block.text) for block in found]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 
@@ -108,3 +109,31 @@ def test_given_a_page_when_its_tables_are_read_then_each_row_has_the_columns_of_
         if columns and cells != columns:
             wrong.append(number)
     assert wrong == []
+
+
+def texts_of_the_library() -> str:
+    """Return every text in the library's source, placeholders as in the pages: …"""
+    found = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.append("".join(getattr(part, "value", "…") or "…" for part in _parts(node)))
+    return re.sub(r"%[.\d]*[sdrgf]", "…", "\n".join(found)).replace("`", "")
+
+
+def _parts(node: ast.JoinedStr) -> list[ast.Constant]:
+    return [p if isinstance(p, ast.Constant) else ast.Constant("…") for p in node.values]
+
+
+TROUBLES = (ROOT / "docs/troubleshooting.md").read_text()
+MESSAGES = re.findall(r"^`(.*)`\n: ", TROUBLES, re.M)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_given_a_message_of_the_troubleshooting_when_looked_for_then_the_library_says_it(message):
+    texts = texts_of_the_library()
+    spoken = re.sub(r"^\w+: ", "", message)  # without the name of the error
+    fragments = re.split(r"[ ,']*\(?…[^\w]*(?:but )?", spoken)
+    assert [part for part in fragments if len(part) > 7 and part not in texts] == []
