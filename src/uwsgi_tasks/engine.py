@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import traceback
-from typing import Any
+from typing import Any, cast
 
 from . import config, home, letters, runner, server, wire
 from .errors import MessageTooBig, NotAvailable, OptionValueError, QueueFull
@@ -40,7 +40,6 @@ _CHAINS: dict[int, tuple[int, ...]] = {
     TaskExecutor.MULE: (TaskExecutor.MULE, TaskExecutor.SPOOLER, TaskExecutor.RUNTIME),
     TaskExecutor.RUNTIME: (TaskExecutor.RUNTIME,),
 }
-_NUMBERS = {name: number for number, name in EXECUTOR_NAMES.items()}
 _ATTEMPTS_KEPT = 20
 _UNKNOWN_AGAIN_S = 5.0
 _MULE_START_S = 5.0
@@ -57,8 +56,9 @@ class Engine:
 
     def __init__(self, here: server.Server, configured: dict[str, Any] | None = None) -> None:
         self.server = here
-        loaded = config.load(configured or {}, here.option)
-        self.settings, self.sources = loaded
+        self.settings, self.sources = config.load(configured or {}, here.option)
+        named = self.settings.spooler
+        self._named_spool = os.path.realpath(named) if named else ""
         self.call = compose(BUILT_IN)
         self._sites: dict[str, Site] = {}
         self._lock = threading.RLock()
@@ -69,11 +69,8 @@ class Engine:
 
     def spools(self) -> list[str]:
         """Return the spool directories that tasks can go to, the default one first."""
-        known = list(self.server.spools())
-        if self.settings.spooler:
-            path = os.path.realpath(self.settings.spooler)
-            known = [path, *(spool for spool in known if spool != path)]
-        return known
+        known, named = self.server.spools(), self._named_spool
+        return [named, *(spool for spool in known if spool != named)] if named else [*known]
 
     def site(self, spool: str = "") -> Site | None:
         """Return the site of a spool directory, or this instance's own; ``None``: there is none.
@@ -89,8 +86,8 @@ class Engine:
         with self._lock:
             if spool and self._is_foreign(spool):
                 located: tuple[str, bool] | None = (os.path.join(spool, home.NAME), True)
-            elif not self.server.inside and self.settings.spooler and not self.settings.home:
-                located = (os.path.join(os.path.realpath(self.settings.spooler), home.NAME), True)
+            elif not self.server.inside and self._named_spool and not self.settings.home:
+                located = (os.path.join(self._named_spool, home.NAME), True)
             else:
                 located = home.locate(self.settings.home, self.server)
             if located is None:
@@ -137,7 +134,7 @@ class Engine:
             return self._submit_network(message, placement)
         asked = placement.executor
         if asked == TaskExecutor.AUTO:
-            asked = _NUMBERS[self.settings.executor]
+            asked = TaskExecutor[self.settings.executor.upper()]
         strict = self.settings.strict if placement.strict is None else placement.strict
         refusal: Exception | None = None
         for executor in _CHAINS[asked]:
@@ -240,8 +237,9 @@ class Engine:
             to_spool.submit(spool, message.id, message.attempt, content)
             self.wake(site, spool)
         else:
-            assert isinstance(self.server, server.Uwsgi)
-            to_mule.submit(self.server, wire.pack(message, site.signer), placement.mule)
+            to_mule.submit(
+                cast(server.Uwsgi, self.server), wire.pack(message, site.signer), placement.mule
+            )
         return Receipt(executor, spool)
 
     def _submit_network(self, message: Message, placement: Placement) -> Receipt:
@@ -435,7 +433,7 @@ def configure(**settings: Any) -> None:
     """Set settings for this process and those that it forks.
 
     Args:
-        **settings: See the table of settings in the reference. Later calls add to earlier ones.
+        **settings: See the table of settings in the reference; later calls add to earlier ones.
 
     Raises:
         ConfigError: A name is unknown, or a value can't be meant.

@@ -19,6 +19,7 @@ from .pages import ROOT, blocks, files
 
 READY = "spawned uWSGI worker"
 ANY_ADDRESS = "127.0.0.1:8080"
+SECRET = {"UWSGITASKS_SECRET": "the same long text on both sides"}
 
 
 @pytest.fixture
@@ -199,22 +200,34 @@ def test_given_the_lazy_apps_page_without_its_remedy_when_called_then_the_log_sa
     server.wait_log(re.escape(quoted))
 
 
-def test_given_the_network_page_when_published_then_the_other_server_runs_what_is_meant_for_it(
-    project, uwsgi
-):
-    page = "docs/how-to/network-spooler.md"
+@pytest.fixture
+def background(project):
+    """The other side of the page on network spoolers, on a port of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    secret = {"UWSGITASKS_SECRET": "the same long text on both sides"}
-    there = project(page, ini="background.ini", env=secret, replace={"127.0.0.1:3031": address})
-    tasks = (there.dir / "tasks.py").read_text()
-    here = uwsgi("from tasks import publish\n", env=secret, files={"tasks.py": tasks})
+    page = "docs/how-to/network-spooler.md"
+    return project(page, ini="background.ini", env=SECRET, replace={"127.0.0.1:3031": address})
+
+
+def test_given_the_network_page_when_published_then_the_other_server_runs_what_is_meant_for_it(
+    background, uwsgi
+):
+    tasks = (background.dir / "tasks.py").read_text()
+    here = uwsgi("from tasks import publish\n", env=SECRET, files={"tasks.py": tasks})
     here.call("publish", "x")
-    there.wait_log("^rendering x$")
-    there.wait_log("^scaling x$")
+    background.wait_log("^rendering x$")
+    background.wait_log("^scaling x$")
     here.wait_log("^rendering x$")
     assert "scaling" not in here.log()
+
+
+def test_given_the_network_page_when_a_script_with_a_home_publishes_then_the_server_runs_it(
+    background, tmp_path
+):
+    code = "import tasks; tasks.thumbnail('x')"
+    assert shell(background, code, UWSGITASKS_HOME=str(tmp_path / "home"), **SECRET) == ""
+    background.wait_log("^scaling x$")
 
 
 def test_given_the_deploy_page_when_started_then_it_is_strict_and_runs_tasks(project):

@@ -258,7 +258,10 @@ def test_given_a_task_in_main_when_called_then_it_runs_once(uwsgi):
 
 def test_given_a_script_outside_when_it_calls_a_task_of_its_main_then_it_runs_once(uwsgi, shell):
     script = "from app_base import *\n" + APP.replace("import uwsgi\n", "")
-    server = uwsgi("", files={"script.py": script + "\nif __name__ == '__main__': spooled('x')\n"})
+    server = uwsgi(
+        "import uwsgi_tasks\n",
+        files={"script.py": script + "\nif __name__ == '__main__': spooled('x')\n"},
+    )
     code = "import os, runpy; runpy.run_path(os.environ['TEST_DIR'] + '/script.py', {}, '__main__')"
     shell(server, code)
     assert server.ledger.wait_one("spooled")["who"] == "x"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
+
+from tests.support.ledger import wait_until
 
 APP = """
 import uwsgi
@@ -106,6 +109,53 @@ def test_given_a_killed_timekeeper_when_another_takes_over_then_timers_go_on(uws
     for pid in server.pids("spooler"):
         server.kill(pid)
     settle(server)
+
+
+@pytest.mark.slow
+def test_given_a_server_that_was_down_when_started_again_then_missed_ticks_are_not_made_up(uwsgi):
+    server = uwsgi(APP)
+    server.ledger.wait("beat", count=2)
+    server.kill_everything()
+    before = len(server.ledger.rows("beat"))
+    down_until = server.ledger.rows("beat")[-1]["time"] + 2.0
+    wait_until(lambda: time.time() > down_until, 5.0)
+    server.start_again()
+    times = [row["time"] for row in server.ledger.wait("beat", count=before + 5)[before:]]
+    assert min(b - a for a, b in pairwise(times)) > 0.05
+
+
+@pytest.mark.slow
+def test_given_another_period_in_the_code_when_restarted_then_it_is_the_one_that_counts(uwsgi):
+    server = uwsgi(SLOW_CLOCK)
+    server.write(
+        "app.py", (server.dir / "app.py").read_text().replace("seconds=3600", "seconds=0.2")
+    )
+    server.restart()
+    server.ledger.wait("slow_clock", count=3)
+
+
+@pytest.mark.slow
+def test_given_a_lazy_timer_that_ran_when_restarted_then_it_waits_for_a_call_again(uwsgi):
+    server = uwsgi(SLOW_CLOCK + APP)
+    server.eval("lazy_clock()")
+    server.ledger.wait("lazy_clock", count=2)
+    server.restart()
+    before = len(server.ledger.rows("lazy_clock"))
+    settle(server)
+    assert len(server.ledger.rows("lazy_clock")) == before
+
+
+SLOW_CLOCK = """
+from uwsgi_tasks import timer, timer_lazy
+
+@timer(seconds=3600)
+def slow_clock(signal_number):
+    note("slow_clock")
+
+@timer_lazy(seconds=0.2)
+def lazy_clock(signal_number):
+    note("lazy_clock")
+"""
 
 
 @pytest.mark.slow

@@ -118,6 +118,13 @@ def test_given_a_target_that_cant_be_when_refused_then_the_server_lives_on(share
     settle(shared, 1)
 
 
+@pytest.mark.parametrize("target", BAD)
+def test_given_a_target_that_cant_be_when_set_up_then_it_is_a_value_error(shared, target):
+    with pytest.raises(RemoteError, match="target") as caught:
+        shared.eval("lazy_tick_0.add_setup(target=target)", target=target)
+    assert "ValueError" in caught.value.kinds
+
+
 @pytest.mark.parametrize("target", ["5", "True", "b'mule'"])
 def test_given_a_target_of_a_wrong_type_when_declared_then_it_is_a_type_error(shared, target):
     with pytest.raises(RemoteError, match="target") as caught:

@@ -76,11 +76,11 @@ def test_given_a_placeholder_of_the_ini_when_loaded_then_it_holds_and_is_the_sou
 @pytest.mark.parametrize(
     ("places", "expected"),
     [
-        ({"configured", "environ", "options"}, 1),
-        ({"environ", "options"}, 2),
-        ({"options"}, 3),
-        ({"configured", "options"}, 1),
-        (set(), 1000),
+        (("configured", "environ", "options"), 1),
+        (("environ", "options"), 2),
+        (("options",), 3),
+        (("configured", "options"), 1),
+        ((), 1000),
     ],
     ids=str,
 )

@@ -253,7 +253,7 @@ def test_given_a_queue_that_is_tied_to_a_spooler_when_submitted_then_the_file_li
 
 def test_given_a_queue_that_is_tied_to_no_spooler_when_submitted_then_it_is_told(fake):
     fake(settings={"queues": (("mail", "/elsewhere"),)})
-    with pytest.raises(OptionValueError, match="'mail' is tied to /elsewhere"):
+    with pytest.raises(OptionValueError, match="'mail'.*/elsewhere"):
         submit(SPOOLER, a_message(queue="mail"))
 
 
@@ -261,7 +261,7 @@ def test_given_a_spool_that_takes_no_file_when_submitted_then_nothing_is_left_an
     fake, spool, tmp_path
 ):
     fake()
-    engine.current().site()
+    engine.current().site().home.flags()
     os.rename(spool, tmp_path / "away")
     with pytest.raises(NotAvailable, match="nothing was submitted"):
         submit(SPOOLER)
