@@ -417,16 +417,12 @@ _building = threading.Lock()
 
 def current() -> Engine:
     """Return this process's engine; it is built at the first use."""
-    engine = _current
-    return engine if engine is not None else _build()
-
-
-def _build() -> Engine:
     global _current
-    with _building:
-        if _current is None:
-            _current = Engine(server.detect(), _configured)
-        return _current
+    engine = _current
+    if engine is None:
+        with _building:
+            engine = _current = _current or Engine(server.detect(), _configured)
+    return engine
 
 
 def configure(**settings: Any) -> None:

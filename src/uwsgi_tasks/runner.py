@@ -176,10 +176,11 @@ def buffer_of(this: Run) -> bytes:
 
 def load_buffer(this: Run) -> dict[Any, Any]:
     """Return the buffer of a run; the same dict each time."""
-    if this.buffer_loaded is None:
+    loaded = this.buffer_loaded
+    if loaded is None:
         raw = this.message.buffer
-        this.buffer_loaded = wire.load(raw, this.message.serializer) if raw else {}
-    return this.buffer_loaded
+        loaded = this.buffer_loaded = wire.load(raw, this.message.serializer) if raw else {}
+    return loaded
 
 
 def extra_of(this: Run, action: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ What it can't import (``note``) is put into it: by ``app_base`` there, by the fa
 """
 
 SOURCE = '''
-from uwsgi_tasks import (SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, RetryTaskException,
+from uwsgi_tasks import (SPOOL_OK, SPOOL_RETRY, ArgumentsError, RetryTaskException,
                          get_current_task, task)
 
 def ran(tag, **fields):
@@ -17,7 +17,7 @@ def swallow(call):
     """RUNTIME hands a task's exception to the caller; here only what was noted counts."""
     try:
         return call()
-    except (KeyError, OSError, SystemExit, RetryTaskException):
+    except (KeyError, OSError, SystemExit, ArgumentsError, RetryTaskException):
         return None
 
 @task

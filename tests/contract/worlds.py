@@ -1,6 +1,6 @@
 """Two worlds that keep the same contract: a fake server in this process, and a real uWSGI.
 
-Both give ``call``, ``rows``, ``settle`` and ``letter``; the tests don't know which one they are in.
+Both give ``call``, ``settle``, ``rows`` and ``letter``; the tests don't know which one they are in.
 """
 
 from __future__ import annotations
@@ -99,6 +99,10 @@ class FakeWorld:
         """Return what the tasks of a tag noted."""
         return [row for row in self._ledger if row["tag"] == tag]
 
+    def wait_rows(self, tag: str, count: int) -> list[Row]:
+        """Return the rows of a tag when there are that many: at once, for nothing waits here."""
+        return self.rows(tag)
+
     def letter(self, ident: str) -> dict[str, Any] | None:
         """Return the dead letter of an id."""
         found = engine.current().require_site().letters.read(ident)
@@ -146,7 +150,7 @@ class RealWorld:
         if handle is None or handle["executor"] == "RUNTIME":
             return
         if handle["executor"] == "SPOOLER":
-            self.server.wait_status(handle, "gone") if not self._is_dead(handle) else None
+            wait_until(lambda: self.server.status(handle) in ("gone", "dead"))
             self.server.wait_empty()
             return
         seen = -1
@@ -154,14 +158,13 @@ class RealWorld:
             self.call("marker", f"marker {tag} {seen}", options={"executor": "mule"})
             self.server.ledger.wait("ran", tag=f"marker {tag} {seen}")
 
-    def _is_dead(self, handle: Any) -> bool:
-        return wait_until(lambda: self.server.status(handle) not in ("queued", "running")) and (
-            self.server.status(handle) == "dead"
-        )
-
     def rows(self, tag: str) -> list[Row]:
         """Return what the tasks of a tag noted."""
         return self.server.ledger.rows("ran", tag=tag)
+
+    def wait_rows(self, tag: str, count: int) -> list[Row]:
+        """Return the rows of a tag when there are that many."""
+        return self.server.ledger.wait("ran", tag=tag, count=count)
 
     def letter(self, ident: str) -> dict[str, Any] | None:
         """Return the dead letter of an id."""

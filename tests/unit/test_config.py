@@ -142,9 +142,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "value", "told"), BAD, ids=repr)
-def test_given_a_value_that_cannot_be_meant_when_configured_then_the_error_tells(
-    name, value, told
-):
+def test_given_a_value_that_cannot_be_meant_when_configured_then_the_error_tells(name, value, told):
     with pytest.raises(ConfigError, match=rf"configure\(\): {name}=.*({told})"):
         config.check({name: value})
 

@@ -36,9 +36,7 @@ def mode(path):
 
 
 @pytest.mark.parametrize("names", [(), ("dead",), ("announced",)], ids=str)
-def test_given_a_loose_umask_when_made_then_its_directories_are_for_the_owner_only(
-    tmp_path, names
-):
+def test_given_a_loose_umask_when_made_then_its_directories_are_for_the_owner_only(tmp_path, names):
     before = os.umask(0)
     try:
         found = Home(str(tmp_path / "home"))

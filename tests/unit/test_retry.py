@@ -65,9 +65,7 @@ def test_given_a_wait_that_outgrows_every_float_when_there_is_a_ceiling_then_tha
     ("executions", "attempts", "expected"),
     [(None, 0, 1), (None, 1, 0), (0, 0, 1), (1, 1, 0), (3, 0, 3), (3, 2, 1), (3, 3, 0), (3, 9, 0)],
 )
-def test_given_executions_when_some_were_made_then_so_many_are_left(
-    executions, attempts, expected
-):
+def test_given_executions_when_some_were_made_then_so_many_are_left(executions, attempts, expected):
     assert RetryPolicy(executions).left_after(attempts) == expected
 
 

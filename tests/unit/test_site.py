@@ -177,7 +177,9 @@ def wait_all(site, spool, *priorities):
         site.wait(a_message(priority=priority), 0.0, SPOOLER, spool)
 
 
-@pytest.mark.parametrize(("window", "expected"), [(1, [1.0]), (2, [1.0, 2.0]), (9, [1.0, 2.0, 3.0])])
+@pytest.mark.parametrize(
+    ("window", "expected"), [(1, [1.0]), (2, [1.0, 2.0]), (9, [1.0, 2.0, 3.0])]
+)
 def test_given_prioritised_messages_when_pumped_then_the_most_urgent_fill_the_window(
     site, spool, window, expected
 ):
@@ -326,9 +328,7 @@ def test_given_a_cancelled_message_when_time_passes_then_it_does_not_come_back(
 
 
 @forks
-def test_given_a_message_in_hand_when_looked_for_then_it_runs_and_cannot_be_cancelled(
-    site, spool
-):
+def test_given_a_message_in_hand_when_looked_for_then_it_runs_and_cannot_be_cancelled(site, spool):
     message = a_message()
     with Held(lie(site, spool, message)):
         assert site.find(message.id, [spool])[0] == "running"

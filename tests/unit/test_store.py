@@ -106,7 +106,7 @@ def test_given_an_id_that_never_waited_when_asked_then_it_is_unknown(store):
         max_size=12,
     )
 )
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_given_any_steps_when_taken_then_the_attempt_never_falls_and_the_end_is_the_end(steps):
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"{folder}/store.db")

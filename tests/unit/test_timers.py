@@ -144,7 +144,10 @@ def _fails(signal_number):
         (cron(minute=-5), CronFields(-5)),
         (cron(0, 1, 2, 3, 4), CronFields(0, 1, 2, 3, 4)),
         (cron("@hourly"), CronExpression("@hourly")),
-        (cron("0 9 * * mon-fri", tz="Europe/Rome"), CronExpression("0 9 * * mon-fri", "Europe/Rome")),
+        (
+            cron("0 9 * * mon-fri", tz="Europe/Rome"),
+            CronExpression("0 9 * * mon-fri", "Europe/Rome"),
+        ),
     ],
     ids=map(str, range(10)),
 )
