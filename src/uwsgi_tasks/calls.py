@@ -6,8 +6,10 @@ from typing import Any, Generic, TypeVar
 
 from . import engine, runner, wire
 from .errors import ArgumentsError, NotAvailable
+from .executors import network
 from .model import Receipt, TaskExecutor
 from .options import Options
+from .site import Site
 
 R = TypeVar("R")
 
@@ -27,7 +29,7 @@ class Handle(Generic[R]):
 
     def __init__(self, ident: str, receipt: Receipt) -> None:
         self.id = ident
-        self.executor = TaskExecutor(receipt.executor)
+        self.executor = receipt.executor
         self._receipt = receipt
 
     def __repr__(self) -> str:
@@ -46,7 +48,7 @@ class Handle(Generic[R]):
         running = runner.current.get()
         if running is not None and running.message.id == self.id:
             return "running"
-        site = engine.current().require_site(self._receipt.spool)
+        site = self._site()
         if self.executor == TaskExecutor.MULE:
             return "dead" if site.letters.has(self.id) else "unknown"
         return site.find(self.id, [self._receipt.spool])[0]
@@ -81,8 +83,13 @@ class Handle(Generic[R]):
             return False
         if self.executor == TaskExecutor.MULE:
             raise NotAvailable("A mule's queue can't be looked into: use the spooler to cancel")
-        site = engine.current().require_site(self._receipt.spool)
+        site = self._site()
         return site.cancel(self.id, [self._receipt.spool])
+
+    def _site(self) -> Site:
+        if self._receipt.spool.startswith(network.SCHEME):
+            raise NotAvailable(f"The call went to {self._receipt.spool}, which alone knows of it")
+        return engine.current().require_site(self._receipt.spool)
 
 
 def handle_of(ident: str, receipt: Receipt) -> Handle[Any]:

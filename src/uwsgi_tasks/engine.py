@@ -34,7 +34,7 @@ from .site import Site
 
 logger = logging.getLogger(__name__)
 
-_CHAINS: dict[int, tuple[int, ...]] = {
+_CHAINS: dict[int, tuple[TaskExecutor, ...]] = {
     TaskExecutor.AUTO: (TaskExecutor.SPOOLER, TaskExecutor.MULE, TaskExecutor.RUNTIME),
     TaskExecutor.SPOOLER: (TaskExecutor.SPOOLER, TaskExecutor.MULE, TaskExecutor.RUNTIME),
     TaskExecutor.MULE: (TaskExecutor.MULE, TaskExecutor.SPOOLER, TaskExecutor.RUNTIME),
@@ -183,21 +183,20 @@ class Engine:
                 "no mule has loaded uwsgi_tasks, which was imported after the fork: add"
                 " `shared-import = MODULE` with the module of the tasks to uwsgi.ini"
             )
-        if isinstance(mule, int) and mule not in self._mules(mule):
-            raise OptionValueError(
-                f"mule={mule}: there is no such mule; there are {self._mules(mule) or 'none'}"
-            )
+        if isinstance(mule, int) and not self._has_mule(mule):
+            there = self.require_site().home.announced_mules(here.incarnation) or "none"
+            raise OptionValueError(f"mule={mule}: there is no such mule; there are {there}")
         return None
 
-    def _mules(self, wanted: int) -> list[int]:
-        """Return the mules that announced themselves, waiting for one that may be starting."""
-        site = self.require_site()
+    def _has_mule(self, mule: int) -> bool:
+        """Tell whether a mule announced itself, waiting for one that may be starting."""
+        here, site = self.server, self.require_site()
         deadline = time.monotonic() + _MULE_START_S - server.process_age()
-        while wanted not in (mules := site.home.announced_mules(self.server.incarnation)):
-            if time.monotonic() > deadline or self.server.kind() == "master":
-                break
+        while not site.home.is_mule_announced(mule, here.incarnation):
+            if time.monotonic() > deadline or here.kind() == "master":
+                return False
             time.sleep(0.01)
-        return mules
+        return True
 
     def _warn_of_fallback(self, task: str, asked: int, executor: int, problem: str) -> None:
         here = self.server
@@ -216,7 +215,7 @@ class Engine:
                 extra={"action": "fallback", "task": task},
             )
 
-    def _place(self, message: Message, executor: int, placement: Placement) -> Receipt:
+    def _place(self, message: Message, executor: TaskExecutor, placement: Placement) -> Receipt:
         if executor == TaskExecutor.RUNTIME:
             return self._run_here(message)
         spool = self.spool_for(message.queue, placement) if executor == TaskExecutor.SPOOLER else ""
@@ -272,9 +271,7 @@ class Engine:
         """Wake the spoolers of a directory: ours by a signal, another instance's by its FIFO."""
         if site.home.is_paused():
             return  # resume() wakes them
-        if self.server.spooler_pids(spool):
-            self.server.wake(spool)
-        else:
+        if not self.server.wake(spool):
             site.home.wake_timekeeper()
 
     def pump(self, site: Site, spool: str, *, swap: bool = True) -> None:

@@ -233,6 +233,10 @@ class Home:
         flags, tag = self.flags(), _tag(incarnation)
         return [number for number in range(1, _MULE_SLOTS) if flags[_MULES + number] == tag]
 
+    def is_mule_announced(self, number: int, incarnation: str) -> bool:
+        """Tell whether the mule of that number runs the library."""
+        return self.flags()[_MULES + number] == _tag(incarnation)
+
     def mark_mule_busy(self, number: int, *, on: bool) -> None:
         """Write down that a mule has a task in hand, or has none."""
         self.flags()[_BUSY_MULES + number] = int(on)

@@ -163,13 +163,13 @@ class Receipt(NamedTuple):
     """What an executor gives back for a message that it took.
 
     Attributes:
-        executor: A number of ``TaskExecutor``.
+        executor: Where it went.
         spool: Directory of the spool it lies in or will enter, if any.
         outcome: The outcome, where the task ran in the call.
         error: The exception that ended it, where the task ran in the call.
     """
 
-    executor: int
+    executor: TaskExecutor
     spool: str = ""
     outcome: Outcome | None = None
     error: BaseException | None = None
@@ -197,6 +197,9 @@ class Outcome(NamedTuple):
     next_scan: bool = False
     reason: str = ""
     error: BaseException | None = None
+
+
+_ONCE = RetryPolicy()
 
 
 class Run:
@@ -229,7 +232,7 @@ class Run:
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
         self.spec: TaskSpec | None = None
-        self.policy = RetryPolicy()
+        self.policy = _ONCE
         self.executions_left = 1
         self.at: Any = None
         self.buffer_loaded: dict[Any, Any] | None = None

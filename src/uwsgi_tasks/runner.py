@@ -32,6 +32,7 @@ current: ContextVar[Run | None] = ContextVar("uwsgi_tasks_run", default=None)
 depth: ContextVar[int] = ContextVar("uwsgi_tasks_depth", default=0)
 
 _CODES = (SPOOL_OK, SPOOL_RETRY, SPOOL_IGNORE)
+_OK = Outcome("ok")
 _warned_of_none: set[str] = set()
 
 
@@ -107,7 +108,7 @@ def _after_return(this: Run, result: Any) -> Outcome:
     assert spec is not None
     reads_codes = spec.reads_codes if message.reads_codes is None else message.reads_codes
     if not reads_codes:
-        return Outcome("ok", result)
+        return _OK if result is None else Outcome("ok", result)
     if result is None and spec.warns_on_none and spec.name not in _warned_of_none:
         _warned_of_none.add(spec.name)
         logger.warning(

@@ -61,8 +61,9 @@ class Outside:
         """Return the number of this worker or mule, 0 elsewhere."""
         return 0
 
-    def wake(self, spool: str) -> None:
-        """Wake the spoolers of a directory, busy ones too."""
+    def wake(self, spool: str) -> bool:
+        """Wake the spoolers of a directory, busy ones too; False if this instance has none."""
+        return False
 
     def spooler_pids(self, spool: str) -> list[int]:
         """Return the pids of this instance's spoolers on that directory."""
@@ -85,6 +86,8 @@ class Uwsgi(Outside):
         self.incarnation = f"{master}-{module.started_on}"
         self.spooler_chdir = self.option("spooler-chdir") is not None
         self._spools: tuple[str, ...] | None = None
+        self._places: dict[str, list[int]] = {}
+        self._has_mules = any(self.option(name) is not None for name in ("mule", "mules"))
 
     def option(self, name: str) -> str | None:
         """See ``Outside``; of a repeated option uWSGI shows the last value only."""
@@ -123,11 +126,14 @@ class Uwsgi(Outside):
 
     def spooler_pids(self, spool: str) -> list[int]:
         """See ``Outside``; never 0, which would signal the whole process group."""
-        paths = getattr(self.module, "spoolers", ())
-        name = os.fsencode(spool)
-        return [
-            pid for path, pid in zip(paths, self._pids(), strict=False) if pid > 0 and path == name
-        ]
+        places = self._places.get(spool)
+        if places is None:
+            name, paths = os.fsencode(spool), getattr(self.module, "spoolers", ())
+            places = self._places[spool] = [n for n, path in enumerate(paths) if path == name]
+        if not places:
+            return []
+        pids = self._pids()
+        return [pids[place] for place in places if pids[place] > 0]
 
     def own_spool(self) -> str:
         """Return the directory that this spooler process works on."""
@@ -136,15 +142,19 @@ class Uwsgi(Outside):
                 return os.fsdecode(path)
         return os.getcwd()  # uWSGI enters the spool before each task
 
-    def wake(self, spool: str) -> None:
+    def wake(self, spool: str) -> bool:
         """See ``Outside``; SIGUSR1 reaches busy spoolers too, whom uWSGI itself leaves alone."""
-        for pid in self.spooler_pids(spool):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+        pids = self.spooler_pids(spool)
+        for pid in pids:
+            try:  # noqa: SIM105  every call passes here
                 os.kill(pid, signal.SIGUSR1)
+            except (ProcessLookupError, PermissionError):
+                pass
+        return bool(pids)
 
     def has_mules(self) -> bool:
         """See ``Outside``."""
-        return any(self.option(name) is not None for name in ("mule", "mules"))
+        return self._has_mules
 
     def send_to_mule(self, data: bytes, mule: int | str | None) -> bool:
         """Queue a message; the caller has checked the mule. False: the queue took nothing."""

@@ -6,7 +6,6 @@ site of its own, with that instance's key.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -169,9 +168,7 @@ class Site:
         """
         entered = False
         with self.store.transaction():
-            there = [
-                row for row in self.store.prioritised_in_spool(spool) if self._lies(spool, row)
-            ]
+            there = self._there(spool)
             for row in self.store.most_urgent(spool, time.time(), window):
                 if len(there) >= window:
                     worst = max(there, key=_urgency)
@@ -185,6 +182,20 @@ class Site:
             if not self.store.has_priorities():
                 self.home.mark_priorities(wait=False)
         return entered
+
+    def _there(self, spool: str) -> list[Waiting]:
+        """Return the prioritised rows whose files lie in a spool; the others wait again.
+
+        A run notes its end before uWSGI removes the file: a row that is in the spool and has no
+        file was taken back by a process that died before it could note that.
+        """
+        there = []
+        for row in self.store.prioritised_in_spool(spool):
+            if self._lies(spool, row):
+                there.append(row)
+            else:
+                self.store.take_back(row.id)
+        return there
 
     def _lies(self, spool: str, row: Waiting) -> bool:
         return os.path.exists(os.path.join(spool, to_spool.file_name(row.id, row.attempt)))
@@ -231,7 +242,7 @@ class Site:
             return self.store.cancel(ident)
         if not to_spool.remove_unlocked(path):
             return False
-        with contextlib.suppress(Exception):
+        if os.path.exists(self.home.file("store.db")):
             self.store.finish(ident, _ANY_ATTEMPT)
         return True
 

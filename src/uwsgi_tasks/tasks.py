@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import time
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
@@ -166,7 +167,7 @@ class Task(Generic[P, R]):
             self.name,
             calls.payload_of(self.name, args, kwargs, serializer),
             serializer,
-            int(ident[:19]) / 1e9,
+            time.time(),
             ident,
             options.moment(chosen.at, this.settings.naive_at) if chosen.at else 0.0,
             chosen.priority,

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from . import engine, schedule, server, wire
 from .errors import UwsgiTasksError
+from .executors import spooler as to_spool
 from .model import Message, Placement, Schedule, TaskExecutor, new_id
 from .site import Site
 
@@ -60,6 +61,9 @@ class Timekeeper:
         fifo = self.site.home.open_fifo()
         waiter = select.poll()
         waiter.register(fifo, select.POLLIN)
+        for spool in self.engine.server.own_spools():
+            with contextlib.suppress(OSError):
+                to_spool.sweep(spool)
         self.site.store.retire_schedules(self.engine.server.incarnation)
         while True:
             seconds = self._tick_safely()
@@ -77,6 +81,8 @@ class Timekeeper:
 
     def _wake_spoolers(self) -> None:
         """Pass a wake-up on: another instance or a script wrote into one of our spools."""
+        if self.site.home.is_paused():
+            return  # a scan would only log and pass over every file; ``resume`` wakes
         for spool in self.engine.server.own_spools():
             self.engine.server.wake(spool)
 

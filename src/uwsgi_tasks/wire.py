@@ -69,13 +69,10 @@ def pack(message: Message, signer: Signer) -> bytes:
     queue = b"" if message.queue == DEFAULT_QUEUE else message.queue.encode()
     folder = message.working_dir.encode("utf-8", "surrogateescape")
     extra = _pack_extra(message)
-    clock, tail = message.id.split("-")
-    chain_clock, chain_tail = (message.chain or message.id).split("-")
+    ident = _numbers(message.id)
     fixed = _FIXED.pack(
-        int(clock),
-        int(tail, 16),
-        int(chain_clock),
-        int(chain_tail, 16),
+        *ident,
+        *(ident if message.chain in ("", message.id) else _numbers(message.chain)),
         message.created_at,
         message.at,
         math.nan if message.priority is None else message.priority,
@@ -92,6 +89,11 @@ def pack(message: Message, signer: Signer) -> bytes:
     )
     data = b"".join((fixed, task, queue, folder, extra, message.buffer, message.payload))
     return b"".join((MAGIC, signer.sign(data), data))
+
+
+def _numbers(ident: str) -> tuple[int, int]:
+    clock, tail = ident.split("-")
+    return int(clock), int(tail, 16)
 
 
 def _pack_extra(message: Message) -> bytes:

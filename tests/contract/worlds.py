@@ -24,7 +24,7 @@ Options = dict[str, Any]
 
 
 class FakeWorld:
-    """The fake server: files of the spool and messages of the mule are handed on until none is left.
+    """The fake server: what lies in the spool and in the mule's queue is handed on until none is.
 
     Args:
         folder: Where the spool lies.

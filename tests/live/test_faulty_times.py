@@ -84,6 +84,18 @@ def test_given_many_tasks_due_at_once_when_due_then_each_runs_once(uwsgi):
     assert Counter(row["tag"] for row in rows) == Counter(range(1000))
 
 
+def test_given_a_swap_that_was_killed_half_way_when_started_again_then_the_task_runs(uwsgi):
+    server = uwsgi(APP)
+    os.kill(*server.pids("spooler"), signal.SIGSTOP)
+    server.eval("[ran.options(priority=p)(str(p)) for p in (5, 6)] and None")
+    (path,) = server.spool_files()
+    path.unlink()  # as a swap does just before it commits
+    server.kill_everything()
+    server.start_again()
+    rows = server.ledger.wait("ran", count=2)
+    assert sorted(row["tag"] for row in rows) == ["5", "6"]
+
+
 @pytest.mark.slow
 def test_given_retries_and_delays_when_everything_is_killed_amid_them_then_all_end_once(uwsgi):
     server = uwsgi(APP, "spooler-processes = 2", "spooler-quiet = true")

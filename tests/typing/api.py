@@ -14,10 +14,12 @@ import uwsgi_tasks
 from uwsgi_tasks import (
     SPOOL_OK,
     SPOOL_RETRY,
+    CronTask,
     Handle,
     RetryTaskException,
     Task,
     TaskExecutor,
+    TimerTask,
     configure,
     control,
     cron,
@@ -106,6 +108,15 @@ def running() -> None:
         current.at = timedelta(hours=1)
 
 
+def schedules() -> None:
+    """Use schedules."""
+    assert_type(sweep, TimerTask)
+    assert_type(wake_up, CronTask)
+    assert_type(sweep.number, int)
+    sweep.add_setup(iterations=3)
+    sweep.run()
+
+
 def steering() -> None:
     """Steer a server."""
     assert_type(control.paused(), bool)
@@ -126,7 +137,6 @@ def mistakes() -> None:
     bare.options(priority=5)("two")  # type: ignore[arg-type]  # and so has a call with options
     with_options(1, True)  # type: ignore[call-arg]  # flag is keyword-only
     RetryTaskException(count="3")  # type: ignore[arg-type]  # a text for a count
-    timer(sweep)  # type: ignore[call-arg]  # a timer needs its seconds
 
 
 def main() -> None:
@@ -136,6 +146,7 @@ def main() -> None:
     takes_a_function(bare)
     takes_a_task(bare)
     running()
+    schedules()
     uwsgi_tasks.set_uwsgi_callbacks()
 
 

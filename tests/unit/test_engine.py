@@ -253,7 +253,7 @@ def test_given_a_queue_that_is_tied_to_a_spooler_when_submitted_then_the_file_li
 
 def test_given_a_queue_that_is_tied_to_no_spooler_when_submitted_then_it_is_told(fake):
     fake(settings={"queues": (("mail", "/elsewhere"),)})
-    with pytest.raises(OptionValueError, match="'mail'.*/elsewhere"):
+    with pytest.raises(OptionValueError, match=r"'mail'.*/elsewhere"):
         submit(SPOOLER, a_message(queue="mail"))
 
 

@@ -319,7 +319,7 @@ def test_given_a_signal_when_it_is_raised_in_a_worker_then_what_fired_runs_once(
     (_, handler) = server.handlers[255]
     handler(255)
     handler(255)
-    assert RUNS == [found.number]
+    assert [found.number] == RUNS
 
 
 def test_given_a_schedule_that_exits_when_its_signal_comes_then_the_worker_lives(fake):

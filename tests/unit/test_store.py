@@ -332,9 +332,13 @@ def test_given_a_thread_when_it_asks_for_a_connection_then_it_gets_its_own(store
 
 
 def test_given_a_transaction_when_it_raises_then_nothing_of_it_is_written(store):
-    with pytest.raises(ZeroDivisionError), store.transaction():
-        store.put(row())
-        raise ZeroDivisionError
+    def fail():
+        with store.transaction():
+            store.put(row())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert store.stands_at("a") is None
 
 

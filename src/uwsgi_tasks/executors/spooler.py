@@ -20,6 +20,7 @@ _LOCK = (
 )
 _TYPE_AT = 0 if _LINUX else 20
 _TICKS_S = 0.05
+_SWEEP_AFTER_S = 3600.0
 _UNLOCKED = struct.pack("h", fcntl.F_UNLCK)
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
@@ -123,6 +124,16 @@ def remove_unlocked(path: str) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def sweep(spool: str) -> None:
+    """Remove what producers that were killed left half written an hour ago or longer."""
+    with os.scandir(spool) as entries:
+        for entry in entries:
+            if entry.name.startswith(f".{FILE_PREFIX}"):
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat().st_mtime < time.time() - _SWEEP_AFTER_S:
+                        os.unlink(entry.path)
 
 
 def _write(path: str, spool: str, content: bytes) -> None:
