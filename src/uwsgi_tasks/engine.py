@@ -42,7 +42,7 @@ _CHAINS: dict[int, tuple[TaskExecutor, ...]] = {
 }
 _ATTEMPTS_KEPT = 20
 _UNKNOWN_AGAIN_S = 5.0
-_MULE_START_S = 5.0
+MULE_START_S = 5.0
 TOMBSTONE_S = 3600.0
 
 
@@ -191,7 +191,7 @@ class Engine:
     def _has_mule(self, mule: int) -> bool:
         """Tell whether a mule announced itself, waiting for one that may be starting."""
         here, site = self.server, self.require_site()
-        deadline = time.monotonic() + _MULE_START_S - server.process_age()
+        deadline = time.monotonic() + MULE_START_S - server.process_age()
         while not site.home.is_mule_announced(mule, here.incarnation):
             if time.monotonic() > deadline or here.kind() == "master":
                 return False

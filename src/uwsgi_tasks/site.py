@@ -170,18 +170,31 @@ class Site:
         with self.store.transaction():
             there = self._there(spool)
             for row in self.store.most_urgent(spool, time.time(), window):
+                window -= self._make_room(spool, there, row, window) if swap else 0
                 if len(there) >= window:
-                    worst = max(there, key=_urgency)
-                    if not swap or _urgency(worst) <= _urgency(row):
-                        break
-                    there.remove(worst)
-                    if not self._take_back(spool, worst):
-                        window -= 1
-                        continue
+                    break
                 entered |= self._enter_spool(row)
+                there.append(row)
             if not self.store.has_priorities():
                 self.home.mark_priorities(wait=False)
         return entered
+
+    def _make_room(self, spool: str, there: list[Waiting], row: Waiting, window: int) -> int:
+        """Take files back that are less urgent than a row until it has room.
+
+        Returns:
+            How many files couldn't be taken back, because they are in hand.
+        """
+        in_hand = 0
+        while there and len(there) >= window - in_hand:
+            worst = max(there, key=_urgency)
+            if _urgency(worst) <= _urgency(row):
+                break
+            there.remove(worst)
+            if self._take_back(spool, worst):
+                break
+            in_hand += 1
+        return in_hand
 
     def _there(self, spool: str) -> list[Waiting]:
         """Return the prioritised rows whose files lie in a spool; the others wait again.

@@ -245,6 +245,12 @@ class Store:
             "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row
         )
 
+    def put_off(self, name: str, next_at: float) -> None:
+        """Let a schedule fire a little later."""
+        self.connection().execute(
+            "UPDATE schedules SET next_at = ? WHERE name = ?", (next_at, name)
+        )
+
     def stop(self, name: str) -> bool:
         """Stop a schedule; False if it didn't run."""
         cursor = self.connection().execute(
@@ -351,7 +357,7 @@ def _open(path: str) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             _migrate(connection)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             # switching to WAL doesn't wait for the busy timeout while another process does the same
             if not tries_left or "locked" not in str(error):
                 connection.close()

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 60.0
 _PRIORITIES_LOOK_S = 1.0
+_MULE_LOOK_S = 0.1
 _PRUNE_EVERY_S = 300.0
 _AFTER_ERROR_S = 1.0
 
@@ -114,6 +115,9 @@ class Timekeeper:
     # schedules
 
     def _fire(self, row: Schedule, now: float) -> None:
+        if self._waits_for_a_mule(row):
+            self.site.store.put_off(row.name, now + _MULE_LOOK_S)
+            return
         values = json.loads(row.rule)
         rule = schedule.load_rule(values)
         self.site.store.advance(row, rule.next_after(now, row.next_at))
@@ -123,6 +127,15 @@ class Timekeeper:
             if row.name not in self._broken:
                 self._broken.add(row.name)
                 logger.error("The schedule %s can't run in %r: %s", row.name, row.target, error)
+
+    def _waits_for_a_mule(self, row: Schedule) -> bool:
+        """Tell whether the mule of a target may be starting still; nobody waits for it here."""
+        mule = _mule_of(row.target) if row.target.startswith("mule") else None
+        return (
+            isinstance(mule, int)
+            and server.process_age() < engine.MULE_START_S
+            and not self.site.home.is_mule_announced(mule, self.engine.server.incarnation)
+        )
 
     def _deliver(self, row: Schedule) -> None:
         target = row.target or self._default_target()
@@ -165,7 +178,7 @@ class Timekeeper:
 def _mule_of(target: str) -> int | str | None:
     if target.startswith("farm_"):
         return target[5:]
-    return int(target[4:] or 0) or None
+    return int(target.removeprefix("mule").removeprefix("s") or 0) or None
 
 
 def handle_signal(

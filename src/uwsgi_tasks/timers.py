@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, overload
 
 from . import config, engine, schedule, server, tasks
 from .errors import OptionError, OptionValueError
@@ -206,23 +206,21 @@ on_declared: list[Callable[[SignalTask], None]] = []
 """Told of each schedule at its declaration; the handlers write it down where a server runs."""
 
 
+Function = Callable[..., Any]
+
+
 def timer(
-    function: Any = None,
-    *,
-    seconds: float | timedelta,
-    iterations: int | None = None,
-    target: str = "",
-) -> Any:
+    *, seconds: float | timedelta, iterations: int | None = None, target: str = ""
+) -> Callable[[Function], TimerTask]:
     """Run a function every so many seconds, from the start of the server on.
 
     Args:
-        function: Left out: this is a decorator with options.
         seconds: The period: seconds (int, float) or a ``timedelta``.
         iterations: How often it fires; ``None`` or 0 for ever.
         target: Where it runs; see ``SignalTask``.
 
     Returns:
-        A ``TimerTask``.
+        A decorator that gives a ``TimerTask``.
 
     Raises:
         OptionError: A value is of a wrong type.
@@ -233,9 +231,20 @@ def timer(
         ... def sweep(signal_number):
         ...     ...
     """
-    return _decorate(
-        function, TimerTask, target, seconds=seconds, iterations=iterations, lazy=False
-    )
+    return _decorator(TimerTask, target, seconds=seconds, iterations=iterations)
+
+
+@overload
+def timer_lazy(function: Function, /) -> TimerTask: ...
+
+
+@overload
+def timer_lazy(
+    *,
+    seconds: float | timedelta | None = ...,
+    iterations: int | None = ...,
+    target: str = ...,
+) -> Callable[[Function], TimerTask]: ...
 
 
 def timer_lazy(
@@ -249,7 +258,25 @@ def timer_lazy(
 
     The period may be left to ``add_setup(seconds=…)`` before the call.
     """
-    return _decorate(function, TimerTask, target, seconds=seconds, iterations=iterations, lazy=True)
+    decorate = _decorator(TimerTask, target, lazy=True, seconds=seconds, iterations=iterations)
+    return decorate if function is None else decorate(function)
+
+
+@overload
+def cron(minute: Function, /) -> CronTask: ...
+
+
+@overload
+def cron(
+    minute: int | str = ...,
+    hour: int = ...,
+    day: int = ...,
+    month: int = ...,
+    dayweek: int = ...,
+    *,
+    target: str = ...,
+    tz: str | None = ...,
+) -> Callable[[Function], CronTask]: ...
 
 
 def cron(
@@ -288,6 +315,23 @@ def cron(
     return _decorate_cron(minute, hour, day, month, dayweek, target, tz, lazy=False)
 
 
+@overload
+def cron_lazy(minute: Function, /) -> CronTask: ...
+
+
+@overload
+def cron_lazy(
+    minute: int | str = ...,
+    hour: int = ...,
+    day: int = ...,
+    month: int = ...,
+    dayweek: int = ...,
+    *,
+    target: str = ...,
+    tz: str | None = ...,
+) -> Callable[[Function], CronTask]: ...
+
+
 def cron_lazy(
     minute: Any = -1,
     hour: int = -1,
@@ -316,11 +360,11 @@ def _place(function: Any) -> tuple[str, int] | None:
     return None if code is None else (code.co_filename, code.co_firstlineno)
 
 
-def _decorate(function: Any, kind: type[SignalTask], target: str, **setup: Any) -> Any:
+def _decorator(
+    kind: type[TimerTask], target: str, *, lazy: bool = False, **setup: Any
+) -> Callable[[Function], TimerTask]:
     given = {name: value for name, value in setup.items() if value is not None}
-    if function is not None:
-        return kind(function, target, **given)
-    return lambda function: kind(function, target, **given)
+    return lambda function: kind(function, target, lazy=lazy, **given)
 
 
 def _decorate_cron(

@@ -52,6 +52,10 @@ def asks(tag, count=None, until=99, timeout=0):
     if ran(tag) < until:
         raise RetryTaskException(count=count, timeout=timeout)
 
+@task
+def asks_once(tag, count):
+    raise RetryTaskException(count=count if ran(tag) == 1 else None, timeout=0)
+
 @task(retry_count=4)
 def remembers(tag):
     buffer = get_current_task().buffer

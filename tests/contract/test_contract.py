@@ -100,6 +100,14 @@ def test_given_a_count_in_the_exception_when_raised_then_it_replaces_what_is_lef
     assert len(rows) == expected
 
 
+@pytest.mark.parametrize(("count", "expected"), [(1, 2), (3, 4)])
+def test_given_a_count_in_the_first_exception_when_others_follow_then_so_many_more_run(
+    run, count, expected
+):
+    rows, _ = run("asks_once", count)
+    assert numbers(rows) == list(range(1, expected + 1))
+
+
 def test_given_a_retry_count_set_by_the_task_when_it_raises_then_that_many_run(run):
     rows, _ = run("retries_itself")
     assert [row["left"] for row in rows] == [3, 2, 1]

@@ -86,7 +86,7 @@ def test_given_many_tasks_due_at_once_when_due_then_each_runs_once(uwsgi):
 
 def test_given_a_swap_that_was_killed_half_way_when_started_again_then_the_task_runs(uwsgi):
     server = uwsgi(APP)
-    os.kill(*server.pids("spooler"), signal.SIGSTOP)
+    server.freeze()
     server.eval("[ran.options(priority=p)(str(p)) for p in (5, 6)] and None")
     (path,) = server.spool_files()
     path.unlink()  # as a swap does just before it commits

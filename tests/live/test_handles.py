@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
 from tests.support.server import RemoteError
@@ -152,5 +149,5 @@ def test_given_a_mules_task_when_cancelled_then_it_is_not_available(uwsgi):
 
 def test_given_a_stopped_spooler_when_its_task_is_asked_for_then_it_is_queued(uwsgi):
     server = uwsgi(APP)
-    os.kill(*server.pids("spooler"), signal.SIGSTOP)
+    server.freeze()
     assert server.status(server.call("ran")) == "queued"

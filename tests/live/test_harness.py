@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
@@ -76,7 +75,7 @@ def test_given_a_task_that_left_a_child_when_stopped_then_the_stop_fails_and_kil
 
 def test_given_kill_everything_when_started_again_then_what_lay_in_the_spool_runs(uwsgi):
     server = uwsgi(RAW)
-    os.kill(*server.pids("spooler"), signal.SIGSTOP)
+    server.freeze()
     server.call("spool", "later")
     server.kill_everything()
     server.start_again()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import Counter
 
@@ -105,7 +104,7 @@ def test_given_a_task_in_hand_when_the_spooler_is_told_to_end_then_it_runs_to_it
 
 def test_given_queued_tasks_when_everything_is_killed_then_all_run_after_the_restart(uwsgi):
     server = uwsgi(APP, "spooler-quiet = true")
-    os.kill(*server.pids("spooler"), signal.SIGSTOP)
+    server.freeze()
     server.eval("burst(0, 100)")
     server.eval("[count.options(priority=5)(n) for n in range(100, 150)] and None")
     code = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import signal
 import subprocess
 import sys
 
@@ -209,7 +208,7 @@ def test_given_a_server_of_nobody_when_root_calls_from_a_shell_then_it_runs(drop
 
 def test_given_the_spool_directory_is_gone_when_called_then_the_error_says_so(uwsgi):
     server = uwsgi(APP)
-    os.kill(*server.pids("spooler"), signal.SIGSTOP)
+    server.freeze()
     server.spool.rename(server.dir / "moved")
     with pytest.raises(RemoteError) as caught:
         server.call("ran")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tests.support.server import RemoteError
@@ -148,6 +150,12 @@ def test_given_a_mule_that_is_not_there_when_fired_then_the_log_tells_once(uwsgi
     server.wait_log("to_no_mule can't run in 'mule9'")
     settle(server)
     assert server.log().count("to_no_mule can't run") == 1
+
+
+def test_given_a_mule_that_is_not_there_when_fired_then_other_timers_keep_pace(uwsgi):
+    server = uwsgi(WHERE + MISSING, "mule = true", "workers = 2")
+    times = [row["time"] for row in server.ledger.wait("beat", count=8)]
+    assert max(b - a for a, b in pairwise(times)) < 1.5
 
 
 def test_given_a_farm_that_is_not_there_when_fired_then_the_log_tells_and_it_lives(uwsgi):

@@ -58,17 +58,10 @@ def test_given_the_setting_serializer_json_when_spooled_then_no_pickle_lies_in_t
 
 def spooled_but_not_run(server, code):
     """Stop the spooler, call, and return the file that lies there."""
-    for pid in server.pids("spooler"):
-        server.kill(pid, signal.SIGSTOP)
+    server.freeze()
     server.eval(code)
     (path,) = server.spool_files()
     return path
-
-
-def go_on(server):
-    for pid in server.pids("spooler"):
-        server.kill(pid, signal.SIGCONT)
-        server.kill(pid, signal.SIGUSR1)
 
 
 def put(server, name, content):
@@ -99,7 +92,7 @@ def test_given_a_spool_file_with_a_flipped_bit_when_found_then_it_is_a_dead_lett
     content = bytearray(path.read_bytes())
     content[part_of(bytes(content), part)] ^= 1
     path.write_bytes(bytes(content))
-    go_on(server)
+    server.thaw()
     letter = server.wait_letter()
     assert "sign" in (letter["reason"] + letter["error"]).lower()
     assert server.ledger.rows() == []
@@ -130,7 +123,7 @@ def test_given_a_cut_message_of_ours_when_found_then_it_is_a_dead_letter(uwsgi):
     server = uwsgi(APP)
     path = spooled_but_not_run(server, "takes('x')")
     path.write_bytes(path.read_bytes()[:-10])
-    go_on(server)
+    server.thaw()
     server.wait_letter()
     server.wait_empty()
     assert server.ledger.rows() == []

@@ -26,6 +26,21 @@ def parent(pid: int) -> int:
     return int(fields[1]) if fields else 0
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether SIGSTOP has reached a process."""
+    return _stat(pid)[:1] == ["T"]
+
+
+def holds_a_write_lock(pid: int, *paths: Path) -> bool:
+    """Tell whether a process holds a record lock for writing on one of the files."""
+    inodes = {str(path.stat().st_ino) for path in paths if path.exists()}
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()  # "1: POSIX  ADVISORY  WRITE 4242 fe:00:131 0 EOF"
+        if fields[3:5] == ["WRITE", str(pid)] and fields[5].rpartition(":")[2] in inodes:
+            return True
+    return False
+
+
 def command(pid: int) -> str:
     """Return the command line of a process."""
     try:

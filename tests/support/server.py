@@ -340,6 +340,26 @@ class UwsgiServer:
         assert pid in self.all_pids(), f"{pid} is no process of this server"
         os.kill(pid, sig)
 
+    def freeze(self) -> None:
+        """Stop the spoolers where they are, but not while others wait for a lock of theirs."""
+        for pid in self.pids("spooler"):
+            self._freeze_one(pid)
+
+    def _freeze_one(self, pid: int) -> None:
+        files = [self.home / "store.db", self.home / "store.db-shm"]
+        while not processes.is_stopped(pid):
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: processes.is_stopped(pid), what="it stands still")
+            if processes.holds_a_write_lock(pid, *files):
+                os.kill(pid, signal.SIGCONT)
+                wait_until(lambda: not processes.holds_a_write_lock(pid, *files))
+
+    def thaw(self) -> None:
+        """Let the spoolers go on, and look into the spool."""
+        for pid in self.pids("spooler"):
+            os.kill(pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGUSR1)
+
     def spool_files(self, where: Path | None = None) -> list[Path]:
         """Return the tasks that lie in a spool directory."""
         return sorted((where or self.spool).glob("uwsgi_spoolfile_on_*"))

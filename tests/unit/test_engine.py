@@ -193,7 +193,7 @@ def test_given_a_mule_that_is_not_there_when_submitted_then_it_never_reaches_uws
     fake, monkeypatch
 ):
     server = fake(mules=1)
-    monkeypatch.setattr(engine, "_MULE_START_S", 0.0)
+    monkeypatch.setattr(engine, "MULE_START_S", 0.0)
     with pytest.raises(OptionValueError, match="mule=9: there is no such mule"):
         submit(MULE, mule=9)
     assert server.queue == []

@@ -208,9 +208,18 @@ def test_given_a_message_that_was_swapped_out_when_there_is_room_then_it_enters_
     site.pump(spool, 1, swap=True)
     wait_all(site, spool, 1.0)
     site.pump(spool, 1, swap=True)
-    os.unlink(Path(spool, files(spool)[0]))
+    (name,) = files(spool)
+    site.finish(read(site, spool, name))
+    os.unlink(Path(spool, name))
     site.pump(spool, 1, swap=True)
     assert urgency(site, spool) == [5.0]
+
+
+def test_given_a_file_that_a_dead_process_took_back_when_pumped_then_it_enters_again(site, spool):
+    wait_all(site, spool, 5.0)
+    site.pump(spool, 1, swap=True)
+    os.unlink(Path(spool, files(spool)[0]))
+    assert (site.pump(spool, 1, swap=True), urgency(site, spool)) == (True, [5.0])
 
 
 @pytest.mark.parametrize("priority", [5.0, 9.0])

@@ -182,6 +182,15 @@ def test_given_signed_bytes_that_are_no_message_when_unpacked_then_they_are_refu
         wire.unpack(wire.MAGIC + SIGNER.sign(data) + data, SIGNER)
 
 
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"x", lambda data: data[:-1]], ids=["longer", "shorter"]
+)
+def test_given_a_signed_message_of_a_wrong_length_when_unpacked_then_it_is_refused(change):
+    data = change(PLAIN[len(wire.MAGIC) + wire.MAC_SIZE :])
+    with pytest.raises(WireError, match="add up"):
+        wire.unpack(wire.MAGIC + SIGNER.sign(data) + data, SIGNER)
+
+
 def test_given_an_envelope_when_something_follows_it_then_it_is_refused():
     with pytest.raises(SignatureError):
         wire.unpack(PLAIN + b"\0", SIGNER)
