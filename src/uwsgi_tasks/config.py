@@ -7,7 +7,6 @@ its own (``parse_sys_envs`` in ``core/utils.c``).
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -118,6 +117,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for a near miss, else an empty text."""
+    import difflib  # for a mistake only, not for each import of the library
+
     near = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {near[0]!r}?" if near else ""
 

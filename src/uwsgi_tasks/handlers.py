@@ -51,6 +51,7 @@ def install() -> None:
     if here.kind() != "master":
         _start_process(here)  # loaded after the fork: under lazy-apps, or by spooler-import
     elif here.has_master:
+        here.outlive_early_wake_ups()
         _state["old_files"] = legacy.old_files(here.own_spools())
     _check_server(here)
 

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import mmap
 import os
-import secrets
 import stat
 import tempfile
 import threading
@@ -116,7 +115,7 @@ class Home:
     def _generated_key(self) -> bytes:
         key = self._read("key")
         if key is None:
-            self._write_once("key", secrets.token_hex(32).encode())
+            self._write_once("key", os.urandom(32).hex().encode())
             key = self._read("key")
         if not key:
             raise HomeError(errno.EIO, f"The key file {self.file('key')} is empty; remove it")

@@ -22,8 +22,8 @@ SIGNALS = 256
 MULE_LIMIT = 65536
 """Bytes that a signal-only mule reads of a message; what is longer is cut (``core/mule.c``)."""
 
-_WORKER_TARGET = re.compile(r"worker(\d*)|workers|active-workers")
-_MULE_TARGET = re.compile(r"mule(\d*)|mules|farm_(.+)")
+_WORKER_TARGET = r"worker(\d*)|workers|active-workers"
+_MULE_TARGET = r"mule(\d*)|mules|farm_(.+)"
 
 
 class Outside:
@@ -152,6 +152,14 @@ class Uwsgi(Outside):
                 pass
         return bool(pids)
 
+    def outlive_early_wake_ups(self) -> None:
+        """Ignore SIGUSR1 in the master, so that spoolers do until they have set their handler.
+
+        ``spooler_start`` in ``spooler.c`` sets it after the fork; before, a wake-up would kill.
+        """
+        if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
     def has_mules(self) -> bool:
         """See ``Outside``."""
         return self._has_mules
@@ -228,13 +236,13 @@ def target_problem(target: str, server: Server) -> str | None:
     """Return why a schedule can't have that target, or ``None``."""
     if target in ("", "spooler"):
         return None
-    worker = _WORKER_TARGET.fullmatch(target)
+    worker = re.fullmatch(_WORKER_TARGET, target)
     if worker:
         number = int(worker.group(1) or 0)
         if server.inside and number > server.workers:
             return f"this server has {server.workers} workers"
         return None
-    mule = _MULE_TARGET.fullmatch(target)
+    mule = re.fullmatch(_MULE_TARGET, target)
     if mule:
         return "a server has at most 256 mules" if int(mule.group(1) or 0) > SIGNALS else None
     return (
@@ -245,7 +253,7 @@ def target_problem(target: str, server: Server) -> str | None:
 
 def is_worker_target(target: str) -> bool:
     """Tell whether the target is reached by a signal to workers."""
-    return _WORKER_TARGET.fullmatch(target) is not None
+    return re.fullmatch(_WORKER_TARGET, target) is not None
 
 
 def detect() -> Server:

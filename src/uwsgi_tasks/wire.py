@@ -37,25 +37,40 @@ _MOST = 2**31 - 1
 
 
 class Signer:
-    """Signs with one key and accepts several, so that keys can be rotated."""
+    """Signs with one key and accepts several, so that keys can be rotated.
+
+    It is HMAC-SHA256 by its definition (RFC 2104), both hashes fed with the key once: copying them
+    takes half the time of copying an object of ``hmac``.
+    """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        self._prepared = [hmac.new(key, MAGIC, sha256) for key in keys]
+        self._prepared = [_prepared(key) for key in keys]
 
     def sign(self, data: bytes) -> bytes:
         """Return the signature of the bytes (the magic included)."""
-        mac = self._prepared[0].copy()
-        mac.update(data)
-        return mac.digest()
+        return _mac(*self._prepared[0], data)
 
     def verify(self, data: bytes, signature: bytes) -> bool:
         """Tell whether one of the keys made the signature."""
-        for prepared in self._prepared:
-            mac = prepared.copy()
-            mac.update(data)
-            if hmac.compare_digest(mac.digest(), signature):
+        for inner, outer in self._prepared:
+            if hmac.compare_digest(_mac(inner, outer, data), signature):
                 return True
         return False
+
+
+def _prepared(key: bytes) -> tuple[Any, Any]:
+    block = (sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+    inner, outer = (sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    inner.update(MAGIC)
+    return inner, outer
+
+
+def _mac(inner: Any, outer: Any, data: bytes) -> bytes:
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(data)
+    outer.update(inner.digest())
+    mac: bytes = outer.digest()
+    return mac
 
 
 def fingerprint(key: bytes) -> str:

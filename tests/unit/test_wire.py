@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import pickle
 import struct
@@ -347,3 +348,10 @@ def test_given_a_pickle_with_an_old_name_when_mapped_then_the_new_class_is_made(
     data = pickle.dumps(json.JSONDecodeError, 0)
     mapped = wire.MappedUnpickler(data, {("json.decoder", "JSONDecodeError"): KeyError})
     assert mapped.load() is KeyError
+
+
+@pytest.mark.parametrize("size", [1, 16, 63, 64, 65, 200])
+def test_given_a_key_of_any_size_when_signed_then_it_is_hmac_sha256_of_the_library(size):
+    key, data = bytes(range(size)), b"some bytes"
+    expected = hmac.digest(key, wire.MAGIC + data, "sha256")
+    assert wire.Signer([key]).sign(data) == expected

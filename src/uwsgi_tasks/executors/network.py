@@ -14,7 +14,7 @@ from ..wire import PACKET_LIMIT, spool_packet
 
 SCHEME = "uwsgi://"
 TIMEOUT_S = 10.0
-_ADDRESS = re.compile(r"uwsgi://(?:(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d+)|(/.+))")
+_ADDRESS = r"uwsgi://(?:(\[[0-9a-fA-F:]+\]|[^:/\[\]]+):(\d+)|(/.+))"
 _STORED = b"\xff\x00\x00\x01"
 
 
@@ -24,7 +24,7 @@ def parse(address: str) -> tuple[str, int] | str:
     Raises:
         OptionValueError: The address is neither.
     """
-    match = _ADDRESS.fullmatch(address)
+    match = re.fullmatch(_ADDRESS, address)
     if match is None or not 0 < int(match.group(2) or 1) < 65536:
         raise OptionValueError(
             f"spooler={address!r}: a network spooler is 'uwsgi://host:port' or 'uwsgi:///path.sock'"
