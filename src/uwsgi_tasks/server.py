@@ -158,7 +158,8 @@ class Uwsgi(Outside):
         ``spooler_start`` in ``spooler.c`` sets it after the fork; before, a wake-up would kill.
         """
         if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            with contextlib.suppress(ValueError):  # a second application's interpreter may not
+                signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     def has_mules(self) -> bool:
         """See ``Outside``."""
