@@ -253,11 +253,9 @@ class Site:
             return False
         if not path:
             return self.store.cancel(ident)
-        if not to_spool.remove_unlocked(path):
-            return False
         if os.path.exists(self.home.file("store.db")):
-            self.store.finish(ident, _ANY_ATTEMPT)
-        return True
+            self.store.finish(ident, _ANY_ATTEMPT)  # first: a file that stays is passed over
+        return to_spool.remove_unlocked(path)
 
 
 def _urgency(row: Waiting) -> tuple[float, str]:
