@@ -319,4 +319,4 @@ def remove_stale_ephemeral(alive: str) -> None:
         with contextlib.suppress(OSError):
             ours = os.lstat(path).st_uid == os.getuid() and not os.path.exists(f"/proc/{master}")
             if ours and not _is_kept_time(path):
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # another process may do the same

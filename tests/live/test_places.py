@@ -188,3 +188,9 @@ def test_given_no_workers_when_the_spooler_is_given_a_task_then_it_runs(uwsgi):
     source = APP + "spooled('headless')\n"
     server = uwsgi(source, "import = app", "mule = true", http=False, ready="spawned uWSGI mule 1")
     assert server.ledger.wait_one("ran", tag="headless")["place"] == "spooler"
+
+
+def test_given_settings_made_after_the_import_when_called_at_once_then_the_spooler_runs_it(uwsgi):
+    source = APP + "configure(max_attempts=5)\nimport uwsgi_tasks.engine as engine\n"
+    server = uwsgi(source)
+    assert server.eval("engine.current().server.preloaded") is True
