@@ -410,7 +410,6 @@ registry = Registry()
 _configured: dict[str, Any] = {}
 _current: Engine | None = None
 _building = threading.Lock()
-_detected: list[server.Server] = []
 
 
 def current() -> Engine:
@@ -419,15 +418,8 @@ def current() -> Engine:
     engine = _current
     if engine is None:
         with _building:
-            engine = _current = _current or Engine(_detect(), _configured)
+            engine = _current = _current or Engine(server.detect(), _configured)
     return engine
-
-
-def _detect() -> server.Server:
-    """Return the server; one that was seen before the fork stays known as loaded there."""
-    if not _detected:
-        _detected.append(server.detect())
-    return _detected[0]
 
 
 def configure(**settings: Any) -> None:
@@ -441,14 +433,13 @@ def configure(**settings: Any) -> None:
     """
     global _current
     _configured.update(config.check(settings))
-    with _building:
-        _current = None
+    with _building:  # the server stays: what was loaded before the fork is so afterwards
+        _current = _current and Engine(_current.server, _configured)
 
 
 def reset(engine: Engine | None = None) -> None:
     """Forget what was configured and built, and use an engine of the caller's; for tests."""
     global _current
     _configured.clear()
-    _detected.clear()
     with _building:
         _current = engine
