@@ -33,7 +33,6 @@ class Outside:
     has_master = False
     lazy_apps = False
     preloaded = False
-    spooler_chdir = False
     workers = 0
     incarnation = ""
 
@@ -84,7 +83,6 @@ class Uwsgi(Outside):
         self.preloaded = self.has_master and self.imported_by == master
         self.workers = module.numproc
         self.incarnation = f"{master}-{module.started_on}"
-        self.spooler_chdir = self.option("spooler-chdir") is not None
         self._spools: tuple[str, ...] | None = None
         self._places: dict[str, list[int]] = {}
         self._has_mules = any(self.option(name) is not None for name in ("mule", "mules"))
@@ -264,17 +262,6 @@ def detect() -> Server:
     except ImportError:
         return Outside()
     return Uwsgi(uwsgi) if hasattr(uwsgi, "masterpid") else Outside()
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process of that number exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def process_age() -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import types
 
@@ -115,10 +114,3 @@ def test_given_no_free_signal_when_registered_then_it_is_told():
 )
 def test_given_a_target_when_asked_then_only_workers_are_reached_by_a_signal(target, expected):
     assert server.is_worker_target(target) is expected
-
-
-@pytest.mark.parametrize(
-    ("pid", "expected"), [(os.getpid(), True), (2**22 + 1, False)], ids=["own", "none"]
-)
-def test_given_a_pid_when_asked_then_it_is_told_whether_it_lives(pid, expected):
-    assert server.is_alive(pid) is expected
