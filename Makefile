@@ -1,15 +1,17 @@
 # The commands of the project; each sets up what it needs in .venv. Nothing needs root.
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 60
 IN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help setup demo test test-fast test-all check lint types bench bench-quick docs lock clean
+.PHONY: help setup demo test test-fast test-all faults check lint types bench bench-quick docs lock clean
 
 help:
 	@echo "make demo         a small site on a real uWSGI, on 127.0.0.1 (ARGS=--once plays it by itself)"
 	@echo "make test         the tests, under 8 minutes"
 	@echo "make test-fast    those that need no server, seconds"
 	@echo "make test-all     what make test leaves out: slow tests, a browser, the other Pythons"
+	@echo "make faults       random kills and reloads for SECONDS=60, then a check that nothing is lost"
 	@echo "make check        lint, format, types, floors, sizes (or: make lint, make types)"
 	@echo "make bench-quick  ours beside raw uWSGI, under 2 minutes"
 	@echo "make docs         the documentation, in docs/_build"
@@ -36,6 +38,9 @@ test: .venv/.dev
 test-all: .venv/.dev
 	$(IN) python -m pytest tests -q -n 2 --dist loadfile -m "slow or browser"
 	$(IN) sh scripts/other-pythons
+
+faults: .venv/.test
+	$(IN) python -m tests.faults.campaign --seconds $(SECONDS) $(ARGS)
 
 check: lint types
 

@@ -33,6 +33,8 @@ CALLS, LATENCIES, DRAINED = 400, 60, 3000
 MULE_BATCH = 40
 """A mule's queue holds some two hundred small messages; ours would then go to the spooler."""
 CHUNKS, CHUNK = 40, 50
+RECORDS = "handler, of that: the records"
+PUT_BACK = "handler, of that: putting back"
 LAST_ROUND_S = 75.0
 """After that many seconds no round begins, so that a busy machine is done in two minutes too."""
 TRACED = 100
@@ -195,10 +197,13 @@ def measure_handlers(ours: Side, raw: Side) -> None:
     )
     samples = [value / 1e3 for value in ours.server.eval("published()", timeout=90)]
     ours.server.wait_empty()
-    if ours.server.eval(f"wrong({slot}, 1, {CHUNKS * CHUNK + 1})"):
-        raise SystemExit("the measured message didn't run exactly as often as it was handed over")
-    ours.note("handler of a no-op", [min(samples[0::2])])
-    raw.note("handler of a no-op", [min(samples[1::2])])
+    if ours.server.eval(f"wrong({slot}, 1, {3 * CHUNKS * CHUNK + 1})"):
+        raise SystemExit("the measured messages didn't run exactly once each")
+    whole, without_records, nothing_put_back, bare = (min(samples[n::4]) for n in range(4))
+    ours.note("handler of a no-op", [whole])
+    raw.note("handler of a no-op", [bare])
+    ours.note(RECORDS, [whole - without_records])
+    ours.note(PUT_BACK, [whole - nothing_put_back])
 
 
 def measure_round(ours: Side, raw: Side, number: int) -> None:
@@ -327,7 +332,8 @@ def _has_journal(device: str) -> bool:
     return journals.is_dir() and any(journals.glob(f"{name}-*"))
 
 
-def _shown(values: list[float]) -> str:
+def shown(values: list[float]) -> str:
+    """Return the median of values, with the least and the greatest."""
     middle = statistics.median(values)
     digits = 0 if middle >= 1000 else 1 if middle >= 10 else 2
     return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
@@ -345,10 +351,17 @@ def table(ours: Side, raw: Side) -> Iterator[str]:
             ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
             title = f"{row}, {part}" if row.startswith(("call", "latency")) else row
             note = meaning if part == "p50" else ""
-            yield f"| {title} | {unit} | {_shown(mine)} | {_shown(theirs)} | {ratio:.2f} | {note} |"
+            yield f"| {title} | {unit} | {shown(mine)} | {shown(theirs)} | {ratio:.2f} | {note} |"
             if row.startswith("handler"):
                 added = [a - b for a, b in zip(mine, theirs, strict=True)]
-                yield f"| handler, what ours adds | µs | {_shown(added)} | | | |"
+                yield f"| handler, what ours adds | µs | {shown(added)} | | | |"
+                yield from _parts(ours)
+
+
+def _parts(ours: Side) -> Iterator[str]:
+    records, put_back = (shown(ours.samples[f"{row} p50"]) for row in (RECORDS, PUT_BACK))
+    yield f"| {RECORDS} | µs | {records} | | | of what is in hand, and of what is over |"
+    yield f"| {PUT_BACK} | µs | {put_back} | | | what a task may have changed in its process |"
 
 
 def syscall_table(found: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
@@ -396,7 +409,7 @@ def main() -> None:
         f" exactly once\n"
     )
     print("\n".join(table(ours, raw)))
-    print(f"| import of uwsgi_tasks | ms | {_shown(imports)} | | | on top of a loaded web worker |")
+    print(f"| import of uwsgi_tasks | ms | {shown(imports)} | | | on top of a loaded web worker |")
     print("\n" + ("\n".join(syscall_table(traced)) if isinstance(traced, dict) else traced))
     if options.json:
         figures = {side.name: side.samples for side in (ours, raw)}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import control, dead
-from .control import pause, resume
+from .control import drain, pause, resume
 from .engine import configure
 from .errors import (
     ArgumentsError,
@@ -26,6 +26,7 @@ from .errors import (
     QueueFull,
     RetryTaskException,
     SignatureError,
+    SoftTimeout,
     UnknownTask,
     UwsgiTasksError,
     WireError,
@@ -61,6 +62,7 @@ __all__ = [
     "RetryTaskException",
     "SignalTask",
     "SignatureError",
+    "SoftTimeout",
     "Task",
     "TaskExecutor",
     "TimerTask",
@@ -73,6 +75,7 @@ __all__ = [
     "cron_lazy",
     "dead",
     "django_setup",
+    "drain",
     "get_current_task",
     "pause",
     "resume",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import engine, wire
+from . import engine, inflight, wire
 from .errors import NotAvailable, WireError
 from .letters import DeadLetter
 from .model import Placement, TaskExecutor
@@ -39,9 +39,16 @@ def retry(ident: str) -> None:
 
     Raises:
         KeyError: There is no dead letter of that id.
-        NotAvailable: Its message can't be read, so that it can't run, or there is no home here.
+        NotAvailable: Its message can't be read, so that it can't run, or there is no home here,
+            or no way to its server.
     """
-    letter, site, this = show(ident), _site(), engine.current()
+    site = _site()
+    with site.letters.locked():  # it may die again before its letter is removed here
+        _retry(site, show(ident))
+
+
+def _retry(site: Site, letter: DeadLetter) -> None:
+    this, ident = engine.current(), letter.id
     if not letter.has_message:
         raise NotAvailable(f"{ident} can't be retried: {letter.reason} ({letter.error})")
     try:
@@ -53,12 +60,23 @@ def retry(ident: str) -> None:
     last = letter.attempts[-1]["attempt"] if letter.attempts else message.attempt
     again = message._replace(
         attempt=last + 1,
+        delivery=message.delivery + 1,
+        crashes=0,
+        interruptions=0,
+        expires_at=0.0,
         executions_left=None if policy is None else policy.left_after(0),
         at=0.0,
         first_unknown_at=0.0,
         stored=False,
     )
     spool = letter.spool if letter.spool in this.spools() else ""
+    if letter.spool and not spool and not this.server.inside:
+        raise NotAvailable(
+            f"{ident} would run in this process, which isn't its server: configure(spooler="
+            f"{letter.spool!r}), or set UWSGITASKS_SPOOLER"
+        )
+    # its process may have died before its file was gone: that delivery is over
+    site.inflight.note_over(ident, message.delivery, inflight.DEAD)
     placement = Placement(TaskExecutor.SPOOLER if spool else TaskExecutor.AUTO, spool)
     this.submit(again, placement)
     site.letters.remove(ident)

@@ -7,13 +7,14 @@ UwsgiTasksError
 ├── OptionValueError     (ValueError)    an option of a task has a value that can't be meant
 ├── ArgumentsError       (TypeError)     a task's arguments can't be serialised or loaded
 ├── NotAvailable         (RuntimeError)  the executor or the information asked for isn't there
+│   └── HomeError        (OSError)       the home directory can't be used
 ├── QueueFull            (RuntimeError)  the executor is there but took nothing
 ├── MessageTooBig        (ValueError)    the message doesn't fit the executor
 ├── WireError            (ValueError)    bytes that are no message of ours
 │   └── SignatureError                   a message that nobody with our key wrote
-├── UnknownTask          (LookupError)   no task of that name is registered
-└── HomeError            (OSError)       the home directory can't be used
+└── UnknownTask          (LookupError)   no task of that name is registered
 RetryTaskException       (Exception)     raised by a task that wants to run again
+SoftTimeout              (TimeoutError)  raised in a task that ran as long as its soft_timeout
 ```
 
 Each class is also the standard kind that callers already catch.
@@ -34,6 +35,7 @@ __all__ = [
     "QueueFull",
     "RetryTaskException",
     "SignatureError",
+    "SoftTimeout",
     "UnknownTask",
     "UwsgiTasksError",
     "WireError",
@@ -64,6 +66,10 @@ class NotAvailable(UwsgiTasksError, RuntimeError):
     """The executor or the information asked for isn't there."""
 
 
+class HomeError(NotAvailable, OSError):
+    """The home directory can't be used."""
+
+
 class QueueFull(UwsgiTasksError, RuntimeError):
     """The executor is there but its queue took nothing."""
 
@@ -84,8 +90,11 @@ class UnknownTask(UwsgiTasksError, LookupError):
     """No task of that name is registered."""
 
 
-class HomeError(UwsgiTasksError, OSError):
-    """The home directory can't be used."""
+class SoftTimeout(TimeoutError):
+    """Raised in a task when it ran as long as its ``soft_timeout``.
+
+    The task may catch it to clean up; what it lets through is a failure like any other.
+    """
 
 
 class RetryTaskException(Exception):

@@ -5,15 +5,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
-from . import engine, legacy, letters, timekeeper, timers, wire
-from .errors import WireError
+from . import (
+    consumer,
+    engine,
+    inflight,
+    legacy,
+    letters,
+    recovery,
+    sweeping,
+    timekeeper,
+    timers,
+    wire,
+)
+from .errors import UwsgiTasksError, WireError
 from .executors import spooler as to_spool
 from .middleware import drop_inherited_connections
 from .model import SPOOL_OK, SPOOL_RETRY, Message, TaskExecutor
@@ -23,12 +36,15 @@ from .site import Site
 logger = logging.getLogger(__name__)
 
 _PAUSED_AGAIN_S = 1.0
-_HOOKS = ("spooler", "mule_msg_hook", "post_fork_hook")
+_HOOKS = ("spooler", "mule_msg_hook", "post_fork_hook", "atexit")
+_FATAL = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+_TOLD_TO_END = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _previous: dict[str, Callable[..., Any]] = {}
 _signals: dict[str, int] = {}
 _seen: dict[str, int] = {}
 _state: dict[str, Any] = {"installed": False, "keeping_time": 0, "spool": "", "started": 0}
 _warned: set[str] = set()
+_REPLACED = "its home was removed, or made anew"
 
 
 def install() -> None:
@@ -39,7 +55,7 @@ def install() -> None:
     here = engine.current().server
     if not isinstance(here, Uwsgi):
         return
-    ours = dict(zip(_HOOKS, (on_spool, on_mule_message, on_fork), strict=True))
+    ours = dict(zip(_HOOKS, (on_spool, on_mule_message, on_fork, on_exit), strict=True))
     for name, hook in ours.items():
         _chain(name, here.hook(name))
         here.set_hook(name, hook)
@@ -64,7 +80,7 @@ def _chain(name: str, hook: Any) -> None:
     if hook is None or getattr(hook, "__module__", None) == __name__:
         return
     _previous[name] = hook
-    if _state["installed"]:
+    if _state["installed"] and name != "atexit":
         _warn(
             f"uwsgi.{name} was overwritten by {getattr(hook, '__module__', hook)!s} after"
             f" uwsgi_tasks was imported: ours stays, and it gets what isn't ours. Import it first,"
@@ -133,6 +149,7 @@ def _occupy_stdin() -> None:
 def _open_process(here: Uwsgi) -> None:
     this, kind = engine.current(), here.kind()
     site = this.require_site()
+    site.home.note_incarnation(here.incarnation)
     if kind == "mule":
         site.home.announce_mule(here.number(), here.incarnation)
     elif kind == "spooler":
@@ -142,10 +159,36 @@ def _open_process(here: Uwsgi) -> None:
             _seen[target] = site.store.last_firing()
     if this.settings.secret:
         site.adopt_first_key()
-    if kind == "spooler":
-        site.home.wake_timekeeper()  # what a dead spooler left undone
+    site.inflight.forget_stop(consumer.instance_of(here))
+    if kind in ("spooler", "mule"):
+        consumer.start(this, site, here, kind)
+        site.home.wake_timekeeper()  # what a dead one left undone
     if _may_keep_time(here, site):
         _keep_time(this, site)
+
+
+def on_exit() -> None:
+    """End a process of uWSGI in order: its ``atexit`` hook, also where a signal told it to end."""
+    previous = _previous.get("atexit")
+    if previous is not None:
+        previous()
+    this = engine.current()
+    here = this.server
+    if isinstance(here, Uwsgi) and _state["started"] == os.getpid():
+        with contextlib.suppress(UwsgiTasksError):  # it never worked here, and said so
+            _note_exit(this, here)
+
+
+def _note_exit(this: engine.Engine, here: Uwsgi) -> None:
+    site, handled = this.require_site(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if handled & _FATAL:
+        return  # uWSGI's handler of a segmentation fault comes here too
+    # else the master was killed, and this process ends because of it
+    told = os.getppid() == here.master and not inflight.is_dying(here.master)
+    if told and here.kind() in ("worker", "mule"):
+        site.inflight.note_stop(consumer.instance_of(here))
+    if handled & _TOLD_TO_END:  # blocked while it is handled: a C library's exit() is a crash
+        site.inflight.mark()
 
 
 def _may_keep_time(here: Uwsgi, site: Site) -> bool:
@@ -225,6 +268,7 @@ def on_spool(env: dict[Any, Any]) -> int:
     Returns:
         ``SPOOL_OK`` when uWSGI may remove the file, ``SPOOL_RETRY`` when it stays.
     """
+    consumer.end_if_due()
     try:
         if wire.MARK not in env:
             return _on_other(env)
@@ -238,23 +282,26 @@ def _on_file(env: dict[Any, Any]) -> int:
     this = engine.current()
     spool = _state["spool"] or _find_spool(this)
     site = this.require_site()
-    if site.home.is_paused():
+    if site.is_replaced(time.time()):
+        consumer.end_now(_REPLACED)
+    if not consumer.may_take(this, site):
         return SPOOL_RETRY
     content = env.get("body") or env.get(wire.PACKET_KEY) or b""
+    name = _name_of(env)
     try:
+        if len(content) > this.settings.max_message_bytes + sweeping.OVERHEAD:
+            consumer.keep_too_big(this, site, f"{spool}/{name}", len(content))
+            return SPOOL_OK
         message = wire.unpack(content, site.signer)
     except WireError as error:
-        _bury_unreadable(site, _name_of(env), content, error, spool)
+        if site.is_replaced():  # another key signs now
+            consumer.end_now(_REPLACED)
+        _bury_unreadable(site, name, content, error, spool)
         return SPOOL_OK
-    if message.at > time.time():
-        site.wait(message, message.at, TaskExecutor.SPOOLER, spool, again=message.stored)
-        site.home.wake_timekeeper()
-    elif site.is_superseded(message):
-        this.pump_if_any(site, spool)  # the process that ended it may have died before it pumped
-    else:
-        to_spool.hold(f"{spool}/{_name_of(env)}")
-        this.process(message, TaskExecutor.SPOOLER, spool)
-    return SPOOL_OK
+    if name != to_spool.file_name(message.id, message.delivery):
+        # from the network: under its own name its deaths are counted, and a copy isn't run twice
+        return consumer.put_again(this, site, message, wire.spool_file(content), spool)
+    return consumer.take(this, site, message, spool, f"{spool}/{name}")
 
 
 def _find_spool(this: engine.Engine) -> str:
@@ -266,19 +313,24 @@ def _find_spool(this: engine.Engine) -> str:
 
 def _name_of(env: dict[Any, Any]) -> str:
     name = env.get("spooler_task_name", b"")
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
 
 
 def _on_other(env: dict[Any, Any]) -> int:
     """Deal with a file that isn't ours: another library's, release 0.7.3's, or nobody's."""
     this = engine.current()
     site, name = this.require_site(), _name_of(env)
-    if legacy.is_old(env):
-        return _on_old(this, site, env, name)
-    previous = _previous.get("spooler")
-    if previous is not None:
+    is_old, previous = legacy.is_old(env), _previous.get("spooler")
+    if not is_old and previous is not None:
         result = previous(env)
         return SPOOL_RETRY if result is None else int(result)
+    size = len(env.get("body", b""))
+    if size > this.settings.max_message_bytes + sweeping.OVERHEAD:
+        spool = _state["spool"] or _find_spool(this)
+        consumer.keep_too_big(this, site, f"{spool}/{name}", size)
+        return SPOOL_OK
+    if is_old:
+        return _on_old(this, site, env, name)
     error = WireError("The file in the spool is no message of uwsgi-tasks, and no hook takes it")
     _bury_unreadable(site, name, repr(env).encode(), error, _state["spool"] or _find_spool(this))
     return SPOOL_OK
@@ -287,28 +339,30 @@ def _on_other(env: dict[Any, Any]) -> int:
 def _on_old(this: engine.Engine, site: Site, env: dict[Any, Any], name: str) -> int:
     spool = _state["spool"] or _find_spool(this)
     allowed = this.settings.accept_unsigned and name in _state.get("old_files", ())
+    ident = legacy.id_of(name)
     try:
         if not allowed:
             raise WireError(
                 "Release 0.7.3 wrote it, unsigned: set accept_unsigned=True for the upgrade; it"
                 " holds for files that lie in the spool when the server starts"
             )
+        if recovery.died_in(this, site, ident):
+            raise WireError("The process that read this file of release 0.7.3 died of it")
+        site.inflight.begin(ident, 1)  # reading it unpickles it
         message = legacy.message_of(env, name)
     except WireError as error:
         _bury_unreadable(site, name, legacy.content_of(env), error, spool)
         return SPOOL_OK
-    if message.at > time.time():
-        site.wait(message, message.at, TaskExecutor.SPOOLER, spool)
-        site.home.wake_timekeeper()
-    else:
-        this.process(message, TaskExecutor.SPOOLER, spool)
-    return SPOOL_OK
+    finally:
+        site.inflight.release()
+    content = wire.spool_file(wire.pack(message, site.signer))
+    return consumer.put_again(this, site, message, content, spool)
 
 
 def _bury_unreadable(site: Site, name: str, content: bytes, error: WireError, spool: str) -> None:
     ident = hashlib.sha256(name.encode() + content).hexdigest()[:36]
     reason = "bad signature" if type(error) is not WireError else "unreadable message"
-    site.bury(letters.unreadable(ident, reason, str(error), spool), content)
+    site.bury(letters.unreadable(ident, reason, f"{error} (it came as {name!r})", spool), content)
     logger.error(
         "The message in %r didn't run and is kept as dead letter %s: %s", name, ident, error
     )
@@ -324,25 +378,48 @@ def on_mule_message(data: bytes) -> None:
     try:
         _on_mule_message(data)
     except Exception:
-        logger.exception("A message of a mule is lost")
+        logger.exception("A message of a mule couldn't be dealt with")
+
+
+def _present_site(this: engine.Engine) -> Site:
+    before, site = this.require_site(), this.present_site()
+    if site is not before and isinstance(this.server, Uwsgi):
+        _open_process(this.server)
+    return site
 
 
 def _on_mule_message(data: bytes) -> None:
     this = engine.current()
-    site, number = this.require_site(), this.server.number()
+    site, number = _present_site(this), this.server.number()
     try:
         message = wire.unpack(data, site.signer)
     except WireError as error:
-        _bury_unreadable(site, f"mule {number}", data, error, "")
+        if site.is_replaced():  # another key signs now
+            _on_mule_message(data)
+        else:
+            _bury_unreadable(site, f"mule {number}", data, error, "")
         return
+    if this.unsettled:
+        with contextlib.suppress(Exception):  # it is logged, and tried again
+            this.settle_again()
+    _run_in_mule(this, site, message, data)
+
+
+def _run_in_mule(this: engine.Engine, site: Site, message: Message, data: bytes) -> None:
     now = time.time()
+    if site.inflight.knows(message.id) and recovery.is_over(site, message):
+        return
     if site.home.is_paused() or message.at > now:
         due = max(message.at, now + _PAUSED_AGAIN_S if site.home.is_paused() else now)
-        site.wait(message, due, TaskExecutor.MULE, again=True)
+        again = message._replace(delivery=message.delivery + 1)
+        site.wait(again, due, TaskExecutor.MULE)
         site.home.wake_timekeeper()
-        return
-    site.home.mark_mule_busy(number, on=True)
-    try:
-        this.process(message, TaskExecutor.MULE)
-    finally:
-        site.home.mark_mule_busy(number, on=False)
+    elif message.expires_at and message.expires_at <= now:
+        this.expire(site, message, TaskExecutor.MULE, "")
+    else:
+        try:
+            outcome = this.process(message, TaskExecutor.MULE, envelope=data)
+        finally:
+            consumer.after_task(this)
+        if outcome is engine.PAUSED:
+            _run_in_mule(this, site, message, data)  # it waits

@@ -8,24 +8,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
 import stat
 import tempfile
 import threading
-import zlib
 
 from .errors import ConfigError, HomeError
+from .files import cure
+from .flags import Flags
 from .server import Server
 from .wire import fingerprint
 
 NAME = ".uwsgi_tasks"
-FLAGS_SIZE = 4096
-_PAUSED, _PRIORITIES = 0, 1
-_SIGNAL = 16
-_MULES = 1024
-_BUSY_MULES = 2048
-_MULE_SLOTS = 257
 
 
 def locate(configured: str | None, server: Server) -> tuple[str, bool] | None:
@@ -45,7 +39,7 @@ def locate(configured: str | None, server: Server) -> tuple[str, bool] | None:
     return None
 
 
-class Home:
+class Home(Flags):
     """The home directory of one instance.
 
     Life: made and opened by the first process that needs it, then inherited or opened again by
@@ -53,15 +47,9 @@ class Home:
     """
 
     def __init__(self, path: str, *, durable: bool = True) -> None:
-        self.path = path
+        super().__init__(path)
         self.durable = durable
-        self._flags: mmap.mmap | None = None
         self._fifo: tuple[int, int] | None = None
-        self._lock = threading.Lock()
-
-    def file(self, *names: str) -> str:
-        """Return the path of something in the home."""
-        return os.path.join(self.path, *names)
 
     def make(self) -> None:
         """Make the home and what belongs into it; harmless when it is there.
@@ -73,12 +61,14 @@ class Home:
             _make_directory(self.path)
             _make_directory(self.file("dead"))
             _make_directory(self.file("announced"))
-            with contextlib.suppress(FileExistsError):
-                os.mkfifo(self.file("wake"), 0o600)
+            _make_directory(self.file("hands"))
+            for name in ("wake", "resumed"):
+                with contextlib.suppress(FileExistsError):
+                    os.mkfifo(self.file(name), 0o600)
         except OSError as error:
             if isinstance(error, HomeError):
                 raise
-            raise HomeError(error.errno, _cure(self.path, error)) from error
+            raise HomeError(error.errno, cure(self.path, error)) from error
 
     def keys(self, configured: tuple[str, ...]) -> list[bytes]:
         """Return the keys, the one to sign with first.
@@ -128,7 +118,7 @@ class Home:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise HomeError(error.errno, _cure(self.path, error)) from error
+            raise HomeError(error.errno, cure(self.path, error)) from error
 
     def _write_once(self, name: str, data: bytes) -> None:
         """Write a file that isn't there yet; of several writers the first wins."""
@@ -144,11 +134,21 @@ class Home:
         path = self.file(f".{name}.{os.getpid()}.{threading.get_ident()}")
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(data)
         except OSError as error:
-            raise HomeError(error.errno, _cure(self.path, error)) from error
-        with open(descriptor, "wb") as file:
-            file.write(data)
+            raise HomeError(error.errno, cure(self.path, error)) from error
         return path
+
+    def sweep(self, before: float) -> None:
+        """Remove what killed processes left half written here before a moment."""
+        for folder in (self.path, self.file("dead")):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
+                        with contextlib.suppress(FileNotFoundError):
+                            if entry.stat(follow_symlinks=False).st_mtime < before:
+                                os.unlink(entry.path)
 
     # the timekeeper's FIFO
 
@@ -162,6 +162,10 @@ class Home:
             self._fifo = None
             with contextlib.suppress(OSError):
                 os.write(self._open_fifo(), b"w")
+
+    def reopen(self) -> None:
+        """Open the FIFO again at its next use: a task closed every descriptor."""
+        self._fifo = None
 
     def open_fifo(self) -> int:
         """Return a descriptor on which the timekeeper waits."""
@@ -186,87 +190,15 @@ class Home:
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         return descriptor
 
-    # one mapped page of flags
-
-    def flags(self) -> mmap.mmap:
-        """Return the mapped page that all processes of the home share."""
-        if self._flags is None:
-            try:
-                self._flags = _map_page(self.file("flags"))
-            except OSError as error:
-                raise HomeError(error.errno, _cure(self.path, error)) from error
-        return self._flags
-
-    def is_paused(self) -> bool:
-        """Tell whether taking tasks is paused."""
-        return self.flags()[_PAUSED] != 0
-
-    def pause(self, on: bool) -> None:
-        """Pause or resume the taking of tasks, for every process of the home."""
-        self.flags()[_PAUSED] = int(on)
-
-    def priorities_wait(self) -> bool:
-        """Tell whether prioritised tasks wait, so that ordinary ones have to queue with them."""
-        return self.flags()[_PRIORITIES] != 0
-
-    def mark_priorities(self, *, wait: bool) -> None:
-        """Write down whether prioritised tasks wait."""
-        self.flags()[_PRIORITIES] = int(wait)
-
-    def lazy_signal(self) -> int | None:
-        """Return the signal that workers registered for themselves under lazy-apps."""
-        number = int.from_bytes(self.flags()[_SIGNAL : _SIGNAL + 2], "little")
-        return number - 1 if number else None
-
-    def note_lazy_signal(self, number: int) -> None:
-        """Write down the signal that a worker registered for itself."""
-        self.flags()[_SIGNAL : _SIGNAL + 2] = (number + 1).to_bytes(2, "little")
-
-    def announce_mule(self, number: int, incarnation: str) -> None:
-        """Write down that a mule of this incarnation of the server runs the library."""
-        self.flags()[_MULES + number] = _tag(incarnation)
-        self.mark_mule_busy(number, on=False)
-
-    def announced_mules(self, incarnation: str) -> list[int]:
-        """Return the numbers of the mules that run the library."""
-        flags, tag = self.flags(), _tag(incarnation)
-        return [number for number in range(1, _MULE_SLOTS) if flags[_MULES + number] == tag]
-
-    def is_mule_announced(self, number: int, incarnation: str) -> bool:
-        """Tell whether the mule of that number runs the library."""
-        return self.flags()[_MULES + number] == _tag(incarnation)
-
-    def mark_mule_busy(self, number: int, *, on: bool) -> None:
-        """Write down that a mule has a task in hand, or has none."""
-        self.flags()[_BUSY_MULES + number] = int(on)
-
-    def busy_mules(self) -> int:
-        """Return how many mules have a task in hand."""
-        return sum(self.flags()[_BUSY_MULES : _BUSY_MULES + _MULE_SLOTS])
-
     def announce(self, word: str) -> None:
-        """Write down that a process of this incarnation of the server loaded the library."""
+        """Write something down for every process of this home, once."""
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.file("announced", word), os.O_CREAT | os.O_EXCL, 0o600))
+            name = os.path.basename(word)
+            os.close(os.open(self.file("announced", name), os.O_CREAT | os.O_EXCL, 0o600))
 
     def is_announced(self, word: str) -> bool:
         """Tell whether ``announce`` was called with that word."""
-        return os.path.exists(self.file("announced", word))
-
-
-def _tag(incarnation: str) -> int:
-    """Return a byte that tells one start of the server from the one before; never 0."""
-    return zlib.crc32(incarnation.encode()) % 255 + 1
-
-
-def _map_page(path: str) -> mmap.mmap:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if os.fstat(descriptor).st_size < FLAGS_SIZE:
-            os.ftruncate(descriptor, FLAGS_SIZE)
-        return mmap.mmap(descriptor, FLAGS_SIZE)
-    finally:
-        os.close(descriptor)
+        return os.path.exists(self.file("announced", os.path.basename(word)))
 
 
 def _make_directory(path: str) -> None:
@@ -281,14 +213,6 @@ def _make_directory(path: str) -> None:
             f"{path} belongs to uid {found.st_uid}, this process runs as {os.geteuid()}:"
             f" run it as the server's user, or chown the spool directory to that user",
         )
-
-
-def _cure(path: str, error: OSError) -> str:
-    return (
-        f"The home {path} can't be used by uid {os.geteuid()} ({error.strerror}):"
-        f" chown the spool directory to the server's user (uWSGI makes it as root"
-        f" before it drops privileges), or set UWSGITASKS_HOME to a directory of that user"
-    )
 
 
 def _is_kept_time(path: str) -> bool:

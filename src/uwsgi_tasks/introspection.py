@@ -59,6 +59,22 @@ class BaseTask:
         return self._run.message.attempt
 
     @property
+    def redelivered(self) -> bool:
+        """The process died in a run of this task before: part of its work may be done already."""
+        message = self._run.message
+        return message.crashes + message.interruptions > 0
+
+    @property
+    def crashes(self) -> int:
+        """How often its process died in it."""
+        return self._run.message.crashes
+
+    @property
+    def interruptions(self) -> int:
+        """How often the server was stopped or reloaded while it ran."""
+        return self._run.message.interruptions
+
+    @property
     def executor(self) -> TaskExecutor:
         """Where it runs."""
         return TaskExecutor(self._run.executor)
@@ -67,6 +83,28 @@ class BaseTask:
     def buffer(self) -> dict[Any, Any]:
         """A dict that is kept over retries and re-calls."""
         return runner.load_buffer(self._run)
+
+    def checkpoint(self) -> None:
+        """Save ``buffer`` now: a run whose process is killed starts again with it.
+
+        On ``RUNTIME``, where no run starts again, it does nothing.
+
+        Raises:
+            ArgumentsError: Something in the buffer can't be serialised.
+
+        Example:
+            >>> for page in pages[task.buffer.get("done", 0):]:  # doctest: +SKIP
+            ...     handle(page)
+            ...     task.buffer["done"] = task.buffer.get("done", 0) + 1
+            ...     task.checkpoint()
+        """
+        run = self._run
+        saved = runner.buffer_of(run)
+        if run.executor == TaskExecutor.RUNTIME:
+            return
+        site = engine.current().require_site(run.spool)
+        site.store.save_checkpoint(run.message.id, saved, on_disk=run.message.on_disk)
+        run.checkpointed = True
 
     @property
     def at(self) -> Any:
@@ -135,10 +173,14 @@ class BaseTask:
             working_dir=message.working_dir,
             working_dir_asked=message.working_dir_asked,
             buffer=runner.buffer_of(run),
+            limits=message.limits,
         )
-        step = step._replace(created_at=int(step.id[:19]) / 1e9)
+        created_at = int(step.id[:19]) / 1e9
+        expires_at = options.expiry(declared, created_at, this.settings.naive_at)
+        step = step._replace(created_at=created_at, expires_at=expires_at)
         run.at = None
-        placement = Placement(run.executor, run.spool, declared.mule)
+        durability = "disk" if message.on_disk else None
+        placement = Placement(run.executor, run.spool, declared.mule, durability=durability)
         return calls.handle_of(step.id, self._hand_over(this, step, placement))
 
     def _hand_over(self, this: engine.Engine, step: Message, placement: Placement) -> Receipt:

@@ -19,6 +19,7 @@ from .executors.spooler import FILE_PREFIX
 from .model import Message
 from .retry import RetryPolicy
 
+_LONGEST_NAME = 1000
 _KEYS = (b"function_name", b"args", b"kwargs", b"setup")
 
 
@@ -74,13 +75,16 @@ def _load(data: bytes) -> Any:
 def _message(
     env: dict[Any, Any], name: str, setup: dict[str, Any], arguments: tuple[Any, ...]
 ) -> Message:
-    ident = _id_of(name)
+    ident = id_of(name)
     count, wait = setup.get("retry_count") or None, setup.get("retry_timeout") or 0
     seconds = wait.total_seconds() if isinstance(wait, timedelta) else float(wait)
     buffer = setup.get("buffer")
+    task = env[b"function_name"].decode()
+    if not task.isprintable() or len(task) > _LONGEST_NAME:
+        raise ValueError("its task has no name that can be shown")
     return Message(
         ident,
-        env[b"function_name"].decode(),
+        task,
         wire.dump(arguments, "pickle"),
         created_at=int(ident[:19]) / 1e9,
         chain=ident,
@@ -93,7 +97,7 @@ def _message(
     )
 
 
-def _id_of(name: str) -> str:
+def id_of(name: str) -> str:
     """Return an id that follows from the file's name, which ends in seconds and microseconds."""
     seconds, _, micros = name.rpartition("_")
     seconds = seconds.rpartition("_")[2]

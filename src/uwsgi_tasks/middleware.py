@@ -56,7 +56,7 @@ def in_working_dir(run: Run, call_next: Call) -> Any:
     path = message.working_dir
     if not path or (run.executor == TaskExecutor.RUNTIME and not message.working_dir_asked):
         return call_next(run)
-    if run.executor == TaskExecutor.SPOOLER:  # uWSGI goes back to the spool after each task
+    if run.executor != TaskExecutor.RUNTIME:  # spoolers and mules go back after each task
         _enter(path, message.working_dir_asked)
         return call_next(run)
     before = os.getcwd()
@@ -80,7 +80,7 @@ def _enter(path: str, asked: bool) -> None:
         if path not in _warned:
             _warned.add(path)
             logger.warning(
-                "The directory %s, from which a task was called, can't be entered (%s): such tasks"
+                "The directory %r, from which a task was called, can't be entered (%s): such tasks"
                 " run in the server's own. Set working_dir=None to leave the directory alone",
                 path,
                 error.strerror,

@@ -45,6 +45,21 @@ class Attempt(NamedTuple):
     error: str
 
 
+class Limits(NamedTuple):
+    """How long one run may take.
+
+    Attributes:
+        timeout: Seconds after which its process is killed, 0 for never.
+        soft_timeout: Seconds after which ``SoftTimeout`` is raised in it, 0 for never.
+    """
+
+    timeout: float = 0.0
+    soft_timeout: float = 0.0
+
+
+UNLIMITED = Limits()
+
+
 class Message(NamedTuple):
     """One call of a task, as it travels. Frozen: a change is a new value.
 
@@ -58,7 +73,13 @@ class Message(NamedTuple):
         at: Epoch seconds before which it doesn't run, 0 for at once.
         priority: Smaller runs sooner; ``None`` is none asked for.
         queue: Label of its queue.
-        attempt: Number of its next attempt, from 1.
+        attempt: Number of its next attempt, from 1; a crash or an interruption doesn't count.
+        delivery: How often it was handed to an executor, from 1; it only ever grows.
+        crashes: Deaths of the process that had it in hand.
+        interruptions: Stops and reloads of the server while it was in hand.
+        expires_at: Epoch seconds from which on it isn't started any more, 0 for never.
+        on_disk: Each of its states is flushed to the disk before it counts.
+        limits: The call's own time limits; ``None``: the registered task's.
         executions_left: Executions still allowed, this one included; ``None``: by the policy.
         policy: The call's own retry policy; ``None``: the registered task's.
         reads_codes: The call's own ``spooler_return``; ``None``: the registered task's.
@@ -89,6 +110,12 @@ class Message(NamedTuple):
     stored: bool = False
     attempts: tuple[Attempt, ...] = ()
     first_unknown_at: float = 0.0
+    delivery: int = 1
+    crashes: int = 0
+    interruptions: int = 0
+    expires_at: float = 0.0
+    on_disk: bool = False
+    limits: Limits | None = None
 
 
 def new_id() -> str:
@@ -141,6 +168,8 @@ class TaskSpec(NamedTuple):
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     no_retry_on: tuple[type[BaseException], ...] = ()
     max_attempts: int | None = None
+    limits: Limits = UNLIMITED
+    max_crashes: int | None = None
 
 
 class Placement(NamedTuple):
@@ -151,12 +180,14 @@ class Placement(NamedTuple):
         spooler: Path of the spooler (or ``uwsgi://`` address); empty for the default one.
         mule: Number of a mule, or the name of a farm; ``None`` for any mule.
         strict: No fall-back to another executor; ``None``: by the setting.
+        durability: ``"os"``, ``"disk"`` or ``"memory"``; ``None``: by the setting.
     """
 
     executor: int = TaskExecutor.AUTO
     spooler: str = ""
     mule: int | str | None = None
     strict: bool | None = None
+    durability: str | None = None
 
 
 class Receipt(NamedTuple):
@@ -213,6 +244,7 @@ class Run:
         "args",
         "at",
         "buffer_loaded",
+        "checkpointed",
         "executions_left",
         "executor",
         "kwargs",
@@ -237,3 +269,4 @@ class Run:
         self.at: Any = None
         self.buffer_loaded: dict[Any, Any] | None = None
         self.view: Any = None
+        self.checkpointed = False

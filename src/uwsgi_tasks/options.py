@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .config import suggest
 from .errors import OptionError, OptionValueError
 from .executors import network
-from .model import EXECUTOR_NAMES, Placement, TaskExecutor
+from .model import EXECUTOR_NAMES, UNLIMITED, Limits, Placement, TaskExecutor
 from .retry import RetryPolicy
 
 CALLER_DIR = "<caller's>"
@@ -41,10 +41,21 @@ class Options(NamedTuple):
     max_attempts: int | None = None
     strict: bool | None = None
     serializer: str | None = None
+    timeout: float = 0.0
+    soft_timeout: float = 0.0
+    expires: Any = None
+    max_crashes: int | None = None
+    durability: str | None = None
 
     def placement(self) -> Placement:
         """Return where a call asks to be run."""
-        return Placement(self.executor, self.spooler, self.mule, self.strict)
+        return Placement(self.executor, self.spooler, self.mule, self.strict, self.durability)
+
+    def limits(self) -> Limits:
+        """Return how long a run may take."""
+        if not self.timeout and not self.soft_timeout:
+            return UNLIMITED
+        return Limits(self.timeout, self.soft_timeout)
 
     def policy(self) -> RetryPolicy:
         """Return the rules by which it is retried."""
@@ -58,7 +69,7 @@ class Options(NamedTuple):
 
 
 _MOST = 1e15
-NOT_PER_CALL = frozenset({"name", "retry_on", "no_retry_on", "max_attempts"})
+NOT_PER_CALL = frozenset({"name", "retry_on", "no_retry_on", "max_attempts", "max_crashes"})
 RETRY_OPTIONS = frozenset(
     {"retry_count", "retry_timeout", "retry_backoff", "retry_max_timeout", "retry_jitter"}
 )
@@ -91,7 +102,25 @@ def change(options: Options, values: Mapping[str, Any], task: str, *, call: bool
             raise OptionError(f"Task {task}: {name}={_shown(value)}: {error}") from None
         except (ValueError, OverflowError) as error:
             raise OptionValueError(f"Task {task}: {name}={_shown(value)}: {error}") from None
-    return options._replace(**checked)
+    changed = options._replace(**checked)
+    problem = _contradiction(changed)
+    if problem is not None:
+        raise OptionValueError(f"Task {task}: {problem}")
+    return changed
+
+
+def _contradiction(options: Options) -> str | None:
+    """Return what two options say against each other, or ``None``."""
+    if options.timeout and options.soft_timeout >= options.timeout:
+        return (
+            f"soft_timeout={options.soft_timeout:g} has to be shorter than"
+            f" timeout={options.timeout:g}, which ends the process"
+        )
+    if options.durability == "memory" and options.executor == TaskExecutor.SPOOLER:
+        return "durability='memory' is a mule's: use executor=MULE or AUTO, or durability='os'"
+    if options.durability == "disk" and options.executor == TaskExecutor.MULE:
+        return "durability='disk' needs a spooler: use executor=SPOOLER or AUTO"
+    return None
 
 
 def _shown(value: Any) -> str:
@@ -164,6 +193,25 @@ def moment(at: Any, naive_at: str) -> float:
     return max(0.0, float(at))
 
 
+def _expires(value: Any) -> Any:
+    return value if isinstance(value, datetime) else _positive(value)
+
+
+def expiry(options: Options, created_at: float, naive_at: str) -> float:
+    """Return from when on a call isn't started any more, as epoch seconds; 0 is never.
+
+    Args:
+        options: The options of the call.
+        created_at: Epoch seconds of the call.
+        naive_at: How a datetime without a zone is read.
+    """
+    if options.expires is None:
+        return 0.0
+    if isinstance(options.expires, datetime):
+        return moment(options.expires, naive_at)
+    return created_at + float(options.expires)
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError("it takes True or False")
@@ -196,6 +244,23 @@ def _seconds(value: Any) -> float:
     if not 0 <= value < _MOST:
         raise ValueError("it takes 0 seconds or more")
     return float(value)
+
+
+def _positive(value: Any) -> float:
+    seconds = _seconds(value)
+    if not seconds:
+        raise ValueError("it takes more than 0 seconds; None for no limit")
+    return seconds
+
+
+def _limit(value: Any) -> float:
+    return 0.0 if value is None else _positive(value)
+
+
+def _durability(value: Any) -> str:
+    if value not in ("os", "disk", "memory"):
+        raise ValueError("it takes 'os', 'disk' or 'memory'")
+    return str(value)
 
 
 def _factor(value: Any) -> float:
@@ -271,4 +336,9 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "max_attempts": _optional(_count_from_one),
     "strict": _optional(_flag),
     "serializer": _optional(_serializer),
+    "timeout": _limit,
+    "soft_timeout": _limit,
+    "expires": _optional(_expires),
+    "max_crashes": _optional(_count_from_one),
+    "durability": _optional(_durability),
 }

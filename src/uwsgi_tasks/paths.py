@@ -38,6 +38,16 @@ def module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
+def package_of(name: str) -> str:
+    """Return the first word of a task's name."""
+    return name.partition(".")[0]
+
+
+def is_application_package(package: str) -> bool:
+    """Tell whether a package was imported here that doesn't belong to Python itself."""
+    return package in sys.modules and package not in sys.stdlib_module_names
+
+
 def why_unreachable(function: Callable[..., Any]) -> str | None:
     """Return why another process couldn't find the function by its name, or ``None``."""
     qualname = getattr(function, "__qualname__", None)

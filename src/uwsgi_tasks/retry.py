@@ -5,6 +5,21 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
+_LONGEST_CRASH_WAIT_S = 60.0
+_LONGEST_WAIT_S = 1e9
+
+
+def wait_after_crash(crashes: int) -> float:
+    """Return the seconds to wait after a task's process died for that many times.
+
+    The first re-run comes at once; the waits that follow double, up to a minute.
+
+    Example:
+        >>> [wait_after_crash(crashes) for crashes in (1, 2, 3, 4, 20)]
+        [0.0, 1.0, 2.0, 4.0, 60.0]
+    """
+    return min(2.0 ** min(crashes - 2, 30), _LONGEST_CRASH_WAIT_S) if crashes > 1 else 0.0
+
 
 class RetryPolicy(NamedTuple):
     """When a task that didn't succeed runs again.
@@ -43,10 +58,12 @@ class RetryPolicy(NamedTuple):
 
     def _grown(self, steps: int) -> float:
         assert self.backoff is not None
+        if not self.wait:
+            return 0.0
         try:
-            return float(self.wait) * float(self.backoff) ** steps
+            return min(float(self.wait) * float(self.backoff) ** steps, _LONGEST_WAIT_S)
         except OverflowError:
-            return self.max_wait if self.max_wait is not None else 1e9
+            return _LONGEST_WAIT_S
 
     def left_after(self, attempts: int) -> int:
         """Return how many executions are still allowed after that many attempts."""

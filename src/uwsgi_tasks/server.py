@@ -64,6 +64,9 @@ class Outside:
         """Wake the spoolers of a directory, busy ones too; False if this instance has none."""
         return False
 
+    def set_harakiri(self, seconds: int) -> None:
+        """Let the master kill this process after that many seconds; 0 takes it back."""
+
     def spooler_pids(self, spool: str) -> list[int]:
         """Return the pids of this instance's spoolers on that directory."""
         return []
@@ -83,6 +86,8 @@ class Uwsgi(Outside):
         self.preloaded = self.has_master and self.imported_by == master
         self.workers = module.numproc
         self.incarnation = f"{master}-{module.started_on}"
+        self.master, self.started_on = master, int(module.started_on)
+        self.is_a_reload = bool(getattr(module, "is_a_reload", False))
         self._spools: tuple[str, ...] | None = None
         self._places: dict[str, list[int]] = {}
         self._has_mules = any(self.option(name) is not None for name in ("mule", "mules"))
@@ -162,6 +167,20 @@ class Uwsgi(Outside):
     def has_mules(self) -> bool:
         """See ``Outside``."""
         return self._has_mules
+
+    def set_harakiri(self, seconds: int) -> None:
+        """See ``Outside``."""
+        if self.has_master:  # without one uWSGI only logs that it can't
+            self.module.set_user_harakiri(seconds)
+
+    def spooler_harakiri(self) -> int:
+        """Return the seconds after which uWSGI kills a spooler that is in its handler; 0: never."""
+        text = self.option("spooler-harakiri") or ""
+        return int(text) if text.isdigit() else 0
+
+    def reload(self) -> None:
+        """Reload the server, as SIGHUP to its master does."""
+        self.module.reload()
 
     def send_to_mule(self, data: bytes, mule: int | str | None) -> bool:
         """Queue a message; the caller has checked the mule. False: the queue took nothing."""

@@ -6,15 +6,19 @@ site of its own, with that instance's key.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from . import wire
+from . import files, paths, wire
+from .errors import NotAvailable
 from .executors import spooler as to_spool
 from .home import Home
+from .inflight import CANCELLED, Inflight
 from .letters import DeadLetter, Letters
 from .model import Message, TaskExecutor
 
@@ -25,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 500
 _LATER_S = 5.0
+_LOOK_AGAIN_S = 1.0
+_QUEUE_FULL_S = 0.1
 SendToMule = Callable[[bytes, "int | str | None"], bool]
 
 
@@ -41,6 +47,11 @@ class Site:
         self.signer = wire.Signer(self._signing_first(self.keys))
         self.letters = Letters(home.file("dead"))
         self._store: Store | None = None
+        self._inflight: Inflight | None = None
+        self._noted: set[str] = set()
+        self._is_flushed = False
+        self._look_again_at = 0.0
+        self._is_replaced = False
         self._prefixes: dict[str, str] = {}
 
     def _signing_first(self, keys: Sequence[bytes]) -> list[bytes]:
@@ -54,12 +65,61 @@ class Site:
 
     @property
     def store(self) -> Store:
-        """The store; SQLite is imported when the first message has to wait."""
-        if self._store is None:
-            from .store import Store
+        """The store; SQLite is imported when the first message has to wait.
 
+        Raises:
+            NotAvailable: It can't be.
+        """
+        if self._store is None:
+            try:
+                from .store import Store
+            except OSError as error:  # no descriptor is left to read the module with
+                raise NotAvailable(f"The store can't be opened: {error}") from error
             self._store = Store(self.home.file("store.db"))
         return self._store
+
+    @property
+    def inflight(self) -> Inflight:
+        """What the processes of the home have in hand, and what is over.
+
+        Raises:
+            HomeError: Its file can't be made.
+        """
+        if self._inflight is None:
+            self._inflight = Inflight(self.home.file("inflight"), self.home.file("hands"))
+        return self._inflight
+
+    def is_replaced(self, now: float = math.inf) -> bool:
+        """Tell whether somebody removed the home under the running server.
+
+        Args:
+            now: Epoch seconds: it looks once a second; by default it looks now.
+        """
+        if not self._is_replaced and now >= self._look_again_at:
+            self._look_again_at = min(now, time.time()) + _LOOK_AGAIN_S
+            self._is_replaced = self.home.is_replaced()
+        return self._is_replaced
+
+    def reopen(self) -> None:
+        """Open again what a task closed: every descriptor of the process."""
+        self.home.reopen()
+        if self._store is not None:
+            self._store.abandon()
+
+    def has_store(self) -> bool:
+        """Tell whether anything ever had to wait here."""
+        return self._store is not None or os.path.exists(self.home.file("store.db"))
+
+    def note_package(self, task: str) -> None:
+        """Note that the package of a task was imported by one who may write to this home."""
+        if task not in self._noted:
+            with contextlib.suppress(OSError):  # the task itself tells what is wrong with the home
+                self.home.announce(f"package-{paths.package_of(task)[:200]}")
+                self._noted.add(task)
+
+    def knows_package(self, package: str) -> bool:
+        """Tell whether ``note_package`` was called for a task of that package."""
+        return self.home.is_announced(f"package-{package[:200]}")
 
     # waiting
 
@@ -70,10 +130,8 @@ class Site:
         executor: int,
         spool: str = "",
         mule: int | str | None = None,
-        *,
-        again: bool = False,
     ) -> bool:
-        """Let a message wait until a moment; False when this attempt, or a later one, was there.
+        """Let a message wait until a moment; False when this delivery, or a later one, was there.
 
         Args:
             message: What waits; it is marked as stored.
@@ -81,62 +139,82 @@ class Site:
             executor: The executor that gets it then.
             spool: The spool directory that it enters then.
             mule: The mule that gets it then.
-            again: This attempt was in the spool and goes back.
         """
+        store = self.store
         from .store import Waiting
 
         if message.priority is not None and executor == TaskExecutor.SPOOLER:
             self.home.mark_priorities(wait=True)
+        if message.on_disk:
+            self._flush_names()
         envelope = wire.pack(message._replace(stored=True), self.signer)
         row = Waiting(
             message.id,
-            message.attempt,
+            message.delivery,
             due,
             message.priority if executor == TaskExecutor.SPOOLER else None,
             executor,
             spool,
             "" if mule is None else f"{type(mule).__name__}:{mule}",
             envelope,
+            message.on_disk,
         )
-        return self.store.put(row, again=again)
+        return store.put(row)
+
+    def _flush_names(self) -> None:
+        """Let the store itself be found after a power cut."""
+        if not self._is_flushed:
+            self.store.connection()
+            files.sync_directory(self.home.path)
+            files.sync_directory(os.path.dirname(self.home.path))
+            self._is_flushed = True
 
     def is_superseded(self, message: Message) -> bool:
         """Tell whether a stored message has gone on without this copy of it."""
         if not message.stored:
             return False
         stands = self.store.stands_at(message.id)
-        return stands is not None and (stands[0] != message.attempt or stands[1] == _FINAL)
+        return stands is not None and (stands[0] != message.delivery or stands[1] == _FINAL)
 
     def finish(self, message: Message) -> None:
-        """Note that a message reached its final state."""
+        """Note in the store that a message reached its final state."""
         if message.stored:
-            self.store.finish(message.id, message.attempt)
+            self.store.finish(message.id, message.delivery)
 
-    def promote(self, now: float, send: SendToMule | None) -> set[str]:
+    def promote(self, now: float, send: SendToMule | None, spool: str = "") -> set[str]:
         """Move what is due to its executor; return the spools that got something.
 
         Args:
             now: Epoch seconds.
-            send: Hands an envelope to a mule; ``None`` where that can't be done.
+            send: Hands an envelope to a mule, raises ``NotAvailable`` where there is no such one;
+                ``None`` where that can't be done from here: those rows stay for the timekeeper.
+            spool: Spool directory for what is for a mule that isn't there any more, if any.
         """
         spools: set[str] = set()
         while True:
             with self.store.transaction():
-                rows = self.store.due(now, _BATCH)
+                rows = self.store.due(now, _BATCH, mules=send is not None)
                 for row in rows:
-                    self._promote_one(row, now, send, spools)
+                    self._promote_one(row, now, send, spools, spool)
             if len(rows) < _BATCH:
                 return spools
 
     def _promote_one(
-        self, row: Waiting, now: float, send: SendToMule | None, spools: set[str]
+        self, row: Waiting, now: float, send: SendToMule | None, spools: set[str], spool: str
     ) -> None:
-        if row.executor == TaskExecutor.MULE:
-            if send is not None and self._sent(row, send):
-                self.store.finish(row.id, row.attempt)
+        if row.executor == TaskExecutor.MULE and send is not None:
+            try:
+                sent = self._sent(row, send)
+            except NotAvailable as error:
+                logger.error("Message %s for a mule goes to a spooler: %s", row.id, error)
+                row = row._replace(spool=spool)
             else:
-                self.store.postpone(row.id, now + 0.1 if send else now + _LATER_S)
-        elif self._enter_spool(row):
+                if sent:
+                    self.store.finish(row.id, row.delivery)
+                else:
+                    self.store.postpone(row.id, now + _QUEUE_FULL_S)
+                return
+        if row.spool and self._enter_spool(row):
             spools.add(row.spool)
         else:
             self.store.postpone(row.id, now + _LATER_S)
@@ -147,7 +225,8 @@ class Site:
 
     def _enter_spool(self, row: Waiting) -> bool:
         try:
-            to_spool.submit_once(row.spool, row.id, row.attempt, wire.spool_file(row.envelope))
+            content = wire.spool_file(row.envelope)
+            to_spool.submit_once(row.spool, row.id, row.delivery, content, sync=row.on_disk)
         except OSError as error:
             logger.error("The spool %s takes no task, it is tried again: %s", row.spool, error)
             return False
@@ -211,10 +290,10 @@ class Site:
         return there
 
     def _lies(self, spool: str, row: Waiting) -> bool:
-        return os.path.exists(os.path.join(spool, to_spool.file_name(row.id, row.attempt)))
+        return os.path.exists(os.path.join(spool, to_spool.file_name(row.id, row.delivery)))
 
     def _take_back(self, spool: str, row: Waiting) -> bool:
-        path = os.path.join(spool, to_spool.file_name(row.id, row.attempt))
+        path = os.path.join(spool, to_spool.file_name(row.id, row.delivery))
         if not to_spool.remove_unlocked(path):
             return False
         self.store.take_back(row.id)
@@ -222,9 +301,17 @@ class Site:
 
     # dead letters
 
-    def bury(self, letter: DeadLetter, content: bytes) -> None:
-        """Keep a dead letter."""
-        self.letters.keep(letter, content)
+    def bury(self, letter: DeadLetter, content: bytes, *, sync: bool = False) -> None:
+        """Keep a dead letter; see ``Letters.keep``."""
+        self.letters.keep(letter, content, sync=sync)
+        if self.letters.kept >= _PRUNE_EVERY:
+            self.prune_letters()
+
+    def prune_letters(self) -> None:
+        """Drop the oldest dead letters beyond the bounds; it is logged and counted."""
+        dropped = self.letters.prune(time.time())
+        if dropped:
+            self.home.count("dead_dropped", dropped)
 
     # what the files tell
 
@@ -233,18 +320,23 @@ class Site:
 
         The state is ``"queued"``, ``"running"``, ``"dead"`` or ``"gone"``.
         """
-        attempt = 1
-        stands = self.store.stands_at(ident) if os.path.exists(self.home.file("store.db")) else None
-        if stands is not None:
-            if stands[1] == _WAITING:
-                return "queued", ""
-            attempt = stands[0]
+        if self.letters.has(ident):
+            return "dead", ""
+        stands = self.store.stands_at(ident) if self.has_store() else None
+        if stands is not None and stands[1] == _WAITING:
+            return "queued", ""
+        over = self.inflight.over_at(ident)  # a file of what is over is none any more
+        delivery = max(stands[0] if stands else 1, over[0] + 1 if over else 1)
         for spool in spools:
-            path = os.path.join(spool, to_spool.file_name(ident, attempt))
-            state = to_spool.state_of(path)
-            if state != "gone":
-                return state, path
-        return ("dead" if self.letters.has(ident) else "gone"), ""
+            path = os.path.join(spool, to_spool.file_name(ident, delivery))
+            if to_spool.state_of(path) != "gone":
+                # a spooler holds it too while taking tasks is paused; one that ran and can't be
+                # written down isn't held
+                return ("running" if self._is_in_hand(ident) else "queued"), path
+        return "gone", ""
+
+    def _is_in_hand(self, ident: str) -> bool:
+        return any(record.id == ident for record in self.inflight.busy())
 
     def cancel(self, ident: str, spools: Sequence[str]) -> bool:
         """Remove a message that is queued; False if it isn't."""
@@ -252,10 +344,29 @@ class Site:
         if state != "queued":
             return False
         if not path:
-            return self.store.cancel(ident)
-        if os.path.exists(self.home.file("store.db")):
-            self.store.finish(ident, _ANY_ATTEMPT)  # first: a file that stays is passed over
-        return to_spool.remove_unlocked(path)
+            stands = self.store.stands_at(ident)
+            if stands is None or not self.store.cancel(ident):
+                return self.cancel(ident, spools)  # it has entered the spool meanwhile
+            self.inflight.note_over(ident, stands[0], CANCELLED)
+            return True
+        delivery = int(path.rpartition(".")[2])
+
+        def note() -> None:
+            self.inflight.note_over(ident, delivery, CANCELLED)
+            if self.has_store():
+                self.store.finish(ident, delivery)
+
+        if to_spool.remove_unlocked(path, note):
+            self.inflight.note_seen(ident)  # if one comes, it comes again
+            self.inflight.forget_dead(ident, delivery)  # who had taken it may have died
+            return True
+        over = self.inflight.over_at(ident)
+        if over is not None and over[:2] == (delivery, CANCELLED):
+            return True  # its file can't be removed: it is passed over
+        if not self.home.is_paused() or self._is_in_hand(ident):
+            return False  # a spooler has it, and is about to begin
+        note()  # a paused spooler has it, and looks at it when taking goes on
+        return True
 
 
 def _urgency(row: Waiting) -> tuple[float, str]:
@@ -263,4 +374,4 @@ def _urgency(row: Waiting) -> tuple[float, str]:
 
 
 _WAITING, _FINAL = 0, 2
-_ANY_ATTEMPT = 1 << 30
+_PRUNE_EVERY = 200

@@ -12,12 +12,13 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from . import calls, engine, options, paths
 from .calls import Handle
-from .errors import OptionError, RetryTaskException
+from .errors import OptionError, OptionValueError, RetryTaskException
 from .introspection import BaseTask, MuleTask, RuntimeTask, SpoolerTask, get_current_task
 from .model import (
     SPOOL_IGNORE,
     SPOOL_OK,
     SPOOL_RETRY,
+    Limits,
     Message,
     Placement,
     TaskExecutor,
@@ -57,6 +58,7 @@ class _Plan(NamedTuple):
     placement: Placement
     policy: RetryPolicy | None
     reads_codes: bool | None
+    limits: Limits | None = None
 
 
 class Task(Generic[P, R]):
@@ -97,6 +99,8 @@ class Task(Generic[P, R]):
                 declared.retry_on,
                 declared.no_retry_on,
                 declared.max_attempts,
+                declared.limits(),
+                declared.max_crashes,
             )
         )
         _tasks[self.name] = self
@@ -154,6 +158,7 @@ class Task(Generic[P, R]):
             changed.placement(),
             None if policy == declared.policy() else policy,
             None if same else reads_codes,
+            None if changed.limits() == declared.limits() else changed.limits(),
         )
 
     def _submit(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[R]:
@@ -162,12 +167,13 @@ class Task(Generic[P, R]):
         chosen = plan.options
         serializer = chosen.serializer or this.settings.serializer
         directory, asked = _directory(chosen)
+        now = time.time()
         message = Message(
             ident,
             self.name,
             calls.payload_of(self.name, args, kwargs, serializer),
             serializer,
-            time.time(),
+            now,
             ident,
             options.moment(chosen.at, this.settings.naive_at) if chosen.at else 0.0,
             chosen.priority,
@@ -178,7 +184,10 @@ class Task(Generic[P, R]):
             plan.reads_codes,
             directory,
             asked,
+            limits=plan.limits,
         )
+        if chosen.expires is not None:
+            message = _with_expiry(message, chosen, this.settings.naive_at)
         return calls.handle_of(ident, this.submit(message, plan.placement))
 
 
@@ -194,6 +203,16 @@ class Call(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Submit a call; see ``Task``."""
         return self._task._submit(self._plan, args, kwargs)
+
+
+def _with_expiry(message: Message, chosen: Options, naive_at: str) -> Message:
+    expires_at = options.expiry(chosen, message.created_at, naive_at)
+    if message.at >= expires_at:
+        raise OptionValueError(
+            f"Task {message.task}: expires={chosen.expires!r} is before at={chosen.at!r}:"
+            f" it would never run"
+        )
+    return message._replace(expires_at=expires_at)
 
 
 def _directory(chosen: Options) -> tuple[str, bool]:
@@ -246,7 +265,7 @@ def checked_name(function: Any) -> str:
 
 
 def _task_named(name: str) -> Task[Any, Any]:
-    engine.registry.resolve(name)
+    engine.current().resolve(name)
     return _tasks[name]
 
 
@@ -273,7 +292,11 @@ def task(function: Any = None, /, *, executor: Any = None, **setup: Any) -> Any:
             timedelta), ``retry_on``, ``no_retry_on`` (exception classes), ``max_attempts``,
             ``spooler`` (path, or ``uwsgi://host:port``), ``mule`` (number or name of a farm),
             ``queue``, ``name``, ``strict`` (bool: no fall-back), ``serializer`` (``"pickle"`` or
-            ``"json"``).
+            ``"json"``), ``timeout`` (seconds or timedelta: then its process is killed),
+            ``soft_timeout`` (seconds or timedelta: then ``SoftTimeout`` is raised in it),
+            ``expires`` (seconds or timedelta from the call, or a datetime: from then on it isn't
+            started), ``max_crashes`` (deaths of its process after which it is dead),
+            ``durability`` (``"os"``, ``"disk"`` or ``"memory"``).
 
     Returns:
         A ``Task``.

@@ -17,8 +17,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from . import engine, schedule, server, wire
-from .errors import UwsgiTasksError
+from . import engine, places, recovery, schedule, server, sweeping, wire
+from .errors import NotAvailable, UwsgiTasksError
 from .executors import spooler as to_spool
 from .model import Message, Placement, Schedule, TaskExecutor, new_id
 from .site import Site
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_SLEEP_S = 60.0
 _PRIORITIES_LOOK_S = 1.0
 _MULE_LOOK_S = 0.1
+_SWEEP_EVERY_S = 50.0
 _PRUNE_EVERY_S = 300.0
 _AFTER_ERROR_S = 1.0
 
@@ -48,7 +49,7 @@ class Timekeeper:
         self.engine = this
         self.site = site
         self.signals = signals
-        self._pruned_at = time.time()
+        self._swept_at = self._pruned_at = 0.0
         self._broken: set[str] = set()
 
     def start(self) -> None:
@@ -62,9 +63,7 @@ class Timekeeper:
         fifo = self.site.home.open_fifo()
         waiter = select.poll()
         waiter.register(fifo, select.POLLIN)
-        for spool in self.engine.server.own_spools():
-            with contextlib.suppress(OSError):
-                to_spool.sweep(spool)
+        self.site.home.resume_after_reload(self.engine.server.incarnation)
         self.site.store.retire_schedules(self.engine.server.incarnation)
         while True:
             seconds = self._tick_safely()
@@ -93,8 +92,15 @@ class Timekeeper:
         Returns:
             Seconds until something is due next.
         """
+        if self.site.home.is_replaced():
+            logger.error("The home %s was removed: this process ends", self.site.home.path)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return _AFTER_ERROR_S
         store = self.site.store
-        for spool in self.site.promote(now, self._send):
+        recovery.recover_mules(self.engine, self.site)
+        self._clean(now)
+        first = next(iter(self.engine.server.own_spools()), "")
+        for spool in self.site.promote(now, self._send, first):
             self.engine.wake(self.site, spool)
         longest = _LONGEST_SLEEP_S
         for spool in store.spools_with_priorities():
@@ -102,15 +108,36 @@ class Timekeeper:
             longest = _PRIORITIES_LOOK_S  # who was to pump may have died
         for row in store.due_schedules(now):
             self._fire(row, now)
-        if now - self._pruned_at > _PRUNE_EVERY_S:
-            self._pruned_at = now
-            store.prune(now - engine.TOMBSTONE_S)
         moments = [m for m in (store.next_due(), store.next_schedule()) if m is not None]
         return max(0.0, min([*moments, now + longest]) - time.time())
 
+    def _clean(self, now: float) -> None:
+        """Move away what nobody may run, and drop what is kept no longer."""
+        spools = self.engine.server.own_spools()
+        if now - self._swept_at > _SWEEP_EVERY_S:
+            self._swept_at = now
+            most = self.engine.settings.max_message_bytes + sweeping.OVERHEAD
+            for spool in spools:
+                with contextlib.suppress(OSError):
+                    sweeping.sweep(self.site, spool, most)
+        if now - self._pruned_at > _PRUNE_EVERY_S:
+            self._pruned_at = now
+            self.site.store.prune(now - engine.TOMBSTONE_S)
+            self.site.prune_letters()
+            recovery.forget_lost_files(self.site, spools)
+            self.site.home.sweep(now - engine.TOMBSTONE_S)
+            for spool in spools:
+                with contextlib.suppress(OSError):
+                    to_spool.sweep(spool)
+
     def _send(self, envelope: bytes, mule: int | str | None) -> bool:
         here = self.engine.server
-        return isinstance(here, server.Uwsgi) and here.send_to_mule(envelope, mule)
+        if not isinstance(here, server.Uwsgi) or not here.has_mules():
+            raise NotAvailable("there is no mule any more")
+        try:
+            return here.send_to_mule(envelope, mule)
+        except ValueError as error:
+            raise NotAvailable(f"there is no mule or farm {mule!r} any more") from error
 
     # schedules
 
@@ -133,7 +160,7 @@ class Timekeeper:
         mule = _mule_of(row.target) if row.target.startswith("mule") else None
         return (
             isinstance(mule, int)
-            and server.process_age() < engine.MULE_START_S
+            and server.process_age() < places.MULE_START_S
             and not self.site.home.is_mule_announced(mule, self.engine.server.incarnation)
         )
 

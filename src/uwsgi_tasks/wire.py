@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Any
 
 from .errors import ArgumentsError, SignatureError, WireError
-from .model import DEFAULT_QUEUE, Attempt, Message
+from .model import DEFAULT_QUEUE, Attempt, Limits, Message
 from .retry import RetryPolicy
 
 VERSION = 1
@@ -28,12 +28,13 @@ MARK = b"uwsgi_tasks"
 PACKET_KEY = b"uwsgi_tasks_message"
 PACKET_LIMIT = 65535
 
-_FIXED = struct.Struct("<QQQQdddIiBBHHHIQQ")
+_FIXED = struct.Struct("<QQQQddddIIiHHBBHHHIQQ")
 _START = len(MAGIC) + MAC_SIZE
-_STORED, _ASKED = 1, 2
+_STORED, _ASKED, _ON_DISK = 1, 2, 4
 _SERIALIZERS = ("pickle", "json")
 _BY_POLICY = -2
 _MOST = 2**31 - 1
+_SHORT = 2**16 - 1
 
 
 class Signer:
@@ -91,9 +92,15 @@ def pack(message: Message, signer: Signer) -> bytes:
         message.created_at,
         message.at,
         math.nan if message.priority is None else message.priority,
+        message.expires_at,
         message.attempt,
+        message.delivery,
         _BY_POLICY if message.executions_left is None else min(message.executions_left, _MOST),
-        (_STORED if message.stored else 0) | (_ASKED if message.working_dir_asked else 0),
+        min(message.crashes, _SHORT),
+        min(message.interruptions, _SHORT),
+        (_STORED if message.stored else 0)
+        | (_ASKED if message.working_dir_asked else 0)
+        | (_ON_DISK if message.on_disk else 0),
         _SERIALIZERS.index(message.serializer),
         len(task),
         len(queue),
@@ -117,6 +124,7 @@ def _pack_extra(message: Message) -> bytes:
         and message.reads_codes is None
         and not message.attempts
         and not message.first_unknown_at
+        and message.limits is None
     ):
         return b""
     extra = {
@@ -124,6 +132,7 @@ def _pack_extra(message: Message) -> bytes:
         "reads_codes": message.reads_codes,
         "attempts": message.attempts,
         "first_unknown_at": message.first_unknown_at,
+        "limits": message.limits,
     }
     return json.dumps(extra, separators=(",", ":")).encode()
 
@@ -156,8 +165,9 @@ def unpack(data: bytes, signer: Signer) -> Message:
 
 def _unpack_fields(data: bytes) -> Message:
     (
-        clock, tail, chain_clock, chain_tail, created_at, at, priority, attempt, left, flags,
-        serializer, task_size, queue_size, folder_size, extra_size, buffer_size, payload_size,
+        clock, tail, chain_clock, chain_tail, created_at, at, priority, expires_at, attempt,
+        delivery, left, crashes, interruptions, flags, serializer, task_size, queue_size,
+        folder_size, extra_size, buffer_size, payload_size,
     ) = _FIXED.unpack_from(data, _START)  # fmt: skip
     task_at = _START + _FIXED.size
     queue_at = task_at + task_size
@@ -188,18 +198,28 @@ def _unpack_fields(data: bytes) -> Message:
         bool(flags & _ASKED),
         data[buffer_at:payload_at] if buffer_size else b"",
         bool(flags & _STORED),
+        (),
+        0.0,
+        delivery,
+        crashes,
+        interruptions,
+        expires_at,
+        bool(flags & _ON_DISK),
     )
+    if not (message.task.isprintable() and message.queue.isprintable()):
+        raise WireError("its names hold control characters")
     return _with_extra(message, data[extra_at:buffer_at]) if extra_size else message
 
 
 def _with_extra(message: Message, extra: bytes) -> Message:
     values = json.loads(extra)
-    policy, attempts = values["policy"], values["attempts"]
+    policy, attempts, limits = values["policy"], values["attempts"], values["limits"]
     return message._replace(
         policy=None if policy is None else RetryPolicy(*policy),
         reads_codes=values["reads_codes"],
         attempts=tuple(Attempt(*attempt) for attempt in attempts),
         first_unknown_at=values["first_unknown_at"],
+        limits=None if limits is None else Limits(*limits),
     )
 
 

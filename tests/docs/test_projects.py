@@ -249,9 +249,7 @@ def test_given_the_deploy_pages_queues_when_called_then_the_task_goes_to_its_own
     server.wait_empty(where=server.dir / "spool-mail")
 
 
-def test_given_the_reload_pages_drain_when_it_returns_then_nothing_runs_and_calls_are_kept(uwsgi):
-    drain = files("docs/how-to/reload-and-binary-path.md")["drain.py"]
-    source = """
+SLOW = """
 from uwsgi_tasks import task
 
 @task
@@ -260,22 +258,86 @@ def slow(name):
     wait_for_file(name)
     note("ended", name=name)
 """
-    server = uwsgi(source, files={"drain.py": drain})
+
+
+def test_given_the_reload_pages_script_when_run_then_the_task_ends_and_the_next_one_waits(uwsgi):
+    script = files("docs/how-to/reload-and-binary-path.md")["deploy.py"]
+    server = uwsgi(SLOW, "master-fifo = {dir}/master.fifo", files={"deploy.py": script})
+    outside = {"UWSGITASKS_SPOOLER": str(server.spool)}
+    code = f"import deploy; deploy.reload({str(server.dir / 'master.fifo')!r}, %s)"
     server.call("slow", "go")
     server.ledger.wait_one("started", name="go")
+    with pytest.raises(AssertionError, match="A task still runs"):
+        shell(server, code % 0.1, **outside)
     server.touch("go")
-    shell(server, f"import drain; drain.drain({str(server.home)!r}, 20)")
-    assert server.ledger.rows("ended", name="go")
+    shell(server, code % 20, **outside)
+    assert len(server.ledger.rows("ended", name="go")) == 1
+    wait_until(lambda: server.log().count("spawned uWSGI master process") == 2)
     server.touch("next")
     server.call("slow", "next")
-    server.reload()
-    assert server.ledger.rows("started", name="next") == []
-    shell(
-        server,
-        "from uwsgi_tasks import configure, control\n"
-        f"configure(home={str(server.home)!r}); control.resume()",
-    )
     server.ledger.wait_one("ended", name="next")
+    assert len(server.ledger.rows("started", name="go")) == 1
+
+
+def test_given_the_reload_pages_drain_when_stopped_and_started_then_calls_wait_until_resumed(uwsgi):
+    text = (ROOT / "docs/how-to/reload-and-binary-path.md").read_text()
+    drain, resume = re.findall(r"^python -c '(import uwsgi_tasks; .*)'", text, re.M)[-2:]
+    server = uwsgi(SLOW)
+    outside = {"UWSGITASKS_SPOOLER": str(server.spool)}
+    shell(server, drain.split("'")[0], **outside)
+    server.touch("next")
+    server.call("slow", "next")
+    server.restart()
+    assert server.ledger.rows("started") == []
+    shell(server, resume, **outside)
+    server.ledger.wait_one("ended", name="next")
+
+
+def test_given_the_dead_letters_page_when_a_task_failed_then_it_is_shown_and_runs_again(uwsgi):
+    script = files("docs/how-to/dead-letters.md")["letters.py"]
+    source = """
+import os
+from uwsgi_tasks import task
+
+@task
+def charge(order):
+    note("charged", order=order)
+    if not os.path.exists("repaired"):
+        raise ValueError("the bank is closed")
+"""
+    server = uwsgi(source, files={"letters.py": script})
+    outside = {"UWSGITASKS_SPOOLER": str(server.spool)}
+    server.call("charge", 7)
+    ident = server.wait_letter()["id"]
+    shown = shell(server, "import letters; letters.show()", **outside)
+    error = "it raised an exception | ValueError: the bank is closed"
+    assert shown.strip() == f"{ident} | app.charge | {error}"
+    server.touch("repaired")
+    shell(server, "import letters; letters.retry('app.charge')", **outside)
+    server.ledger.wait("charged", order=7, count=2)
+    server.wait_empty()
+    assert server.letters() == {}
+
+
+def test_given_the_long_tasks_page_when_its_import_is_killed_then_it_goes_on_where_it_was(uwsgi):
+    script = files("docs/how-to/long-tasks.md")["pages.py"]
+    source = """
+import os, pages
+from uwsgi_tasks import get_current_task
+
+def import_page(number):
+    note("page", number=number, again=get_current_task().redelivered)
+    if number == 2 and not get_current_task().redelivered:
+        os.kill(os.getpid(), 9)
+
+pages.import_page = import_page
+run = lambda: pages.import_pages(4)
+"""
+    server = uwsgi(source, files={"pages.py": script})
+    server.eval("run()")
+    server.ledger.wait("page", number=3)
+    rows = [(row["number"], row["again"]) for row in server.ledger.rows("page")]
+    assert rows == [(0, False), (1, False), (2, False), (2, True), (3, True)]
 
 
 @pytest.mark.parametrize("old", ["the old key of this site", None], ids=["secret", "generated"])

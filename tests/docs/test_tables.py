@@ -137,3 +137,15 @@ def test_given_a_message_of_the_troubleshooting_when_looked_for_then_the_library
     spoken = re.sub(r"^\w+: ", "", message)  # without the name of the error
     fragments = re.split(r"[ ,']*\(?…[^\w]*(?:but )?", spoken)
     assert [part for part in fragments if len(part) > 7 and part not in texts] == []
+
+
+LETTERS = (ROOT / "docs/how-to/dead-letters.md").read_text()
+REASONS = re.findall(
+    r"`([^`]*)`", "".join(re.findall(r"^\| (`.*?) \|.*\| (?:yes|no) \|$", LETTERS, re.M))
+)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_given_a_reason_of_a_dead_letter_when_looked_for_then_the_library_gives_it(reason):
+    texts = texts_of_the_library()
+    assert [part for part in reason.split("…") if part.strip() and part not in texts] == []

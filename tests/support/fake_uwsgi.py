@@ -25,6 +25,8 @@ class FakeUwsgi:
         room: How many messages the mules' queue holds.
         pids: Pids of the spoolers, 0 for one that belongs to another instance.
         raised: Numbers of the signals that were raised.
+        harakiris: Seconds of each user harakiri that was set, 0 where it was taken back.
+        reloads: How often the server was told to reload.
         handlers: Registered signals: number → target and handler.
         worker: Number of the worker that this process plays, 0 for none.
         mule: Number of the mule that this process plays, 0 for none.
@@ -45,6 +47,8 @@ class FakeUwsgi:
         self.room = 100
         self.farms = {b"farm"}
         self.raised: list[int] = []
+        self.harakiris: list[int] = []
+        self.reloads = 0
         self.handlers: dict[int, tuple[str, Callable[[int], None]]] = {}
         self.worker, self.mule, self.spooler = worker, 0, False
         self._master = 0 if not master else os.getpid() if preloaded else 1
@@ -70,6 +74,8 @@ class FakeUwsgi:
             signal_registered=lambda number: number in self.handlers,
             register_signal=self._register_signal,
             signal=self.raised.append,
+            set_user_harakiri=self.harakiris.append,
+            reload=self._reload,
         )
 
     def server(self) -> Uwsgi:
@@ -83,6 +89,9 @@ class FakeUwsgi:
             return False
         self.queue.append((data, target))
         return True
+
+    def _reload(self) -> None:
+        self.reloads += 1
 
     def _register_signal(self, number: int, target: str, handler: Callable[[int], None]) -> None:
         self.handlers[number] = (target, handler)

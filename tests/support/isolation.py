@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from uwsgi_tasks import engine, handlers, middleware, runner, store, tasks, timers
+from uwsgi_tasks import engine, handlers, middleware, runner, tasks, timers
 from uwsgi_tasks.executors import spooler as to_spool
+from uwsgi_tasks.store import database
 
 _BAGS: list[Any] = [
     engine.registry.specs,
@@ -49,12 +50,12 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collect the connections that the store opens, to close them: Python 3.13 warns of others."""
     opened: list[Any] = []
-    original = store._open
+    original = database._open
 
     def recorded(path: str) -> Any:
         connection = original(path)
         opened.append(connection)
         return connection
 
-    monkeypatch.setattr(store, "_open", recorded)
+    monkeypatch.setattr(database, "_open", recorded)
     return opened

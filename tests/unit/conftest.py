@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import settings
 
 from tests.support.fake_uwsgi import FakeUwsgi
 from tests.support.isolation import isolated
-from uwsgi_tasks import engine
+from uwsgi_tasks import consumer, engine, recovery
 from uwsgi_tasks.home import Home
 from uwsgi_tasks.site import Site
 
@@ -21,7 +22,11 @@ settings.load_profile("unit")
 
 @pytest.fixture(autouse=True)
 def isolation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    hang_up = signal.getsignal(signal.SIGHUP)
     yield from isolated(monkeypatch)
+    signal.signal(signal.SIGHUP, hang_up)  # the start of a spooler sets it
+    consumer._recycler.clear()
+    recovery.passed_over.clear()
 
 
 @pytest.fixture
@@ -50,3 +55,16 @@ def fake(spool: str) -> Callable[..., FakeUwsgi]:
         return found
 
     return make
+
+
+@pytest.fixture
+def here(fake: Callable[..., FakeUwsgi]) -> Callable[..., Site]:
+    """Be a process of a fake server whose master lives: ``here(mules=1)``; return its site."""
+
+    def start(is_a_reload: bool = False, **options: Any) -> Site:
+        server = fake(**options)
+        vars(server.module).update(is_a_reload=is_a_reload)
+        engine.reset(engine.Engine(server.server(), options.get("settings", {})))
+        return engine.current().require_site()
+
+    return start

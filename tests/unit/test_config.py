@@ -26,6 +26,16 @@ VALUES = {
     "max_attempts": (7, "7", 7),
     "unknown_grace": (1.5, "1.5", 1.5),
     "queues": ({"mail": "/srv/mail"}, '{"mail": "/srv/mail"}', (("mail", "/srv/mail"),)),
+    "max_crashes": (5, "5", 5),
+    "max_interruptions": (9, "9", 9),
+    "allowed_packages": (["shop", "mail"], "shop, mail", ("shop", "mail")),
+    "max_message_bytes": (2048, "2K", 2048),
+    "dead_max_count": (10, "10", 10),
+    "dead_max_bytes": (3 << 20, "3M", 3 << 20),
+    "dead_max_age": (timedelta(days=2), "172800", 172800.0),
+    "durability": ("disk", "disk", "disk"),
+    "max_tasks": (100, "100", 100),
+    "max_rss": (200 << 20, "200M", 200 << 20),
 }
 
 
@@ -138,6 +148,38 @@ BAD = [
     ("queues", {"": "/srv"}, "mapping"),
     ("queues", {"mail": 5}, "mapping"),
     ("queues", 5, "iterable|mapping"),
+    ("max_crashes", 0, "whole number from 1"),
+    ("max_crashes", None, "whole number"),
+    ("max_crashes", "few", "few"),
+    ("max_interruptions", 1.5, "whole number"),
+    ("max_interruptions", "-1", "whole number"),
+    ("allowed_packages", "", "names of packages"),
+    ("allowed_packages", "shop,,mail", "names of packages"),
+    ("allowed_packages", ["shop", " "], "names of packages"),
+    ("allowed_packages", 5, "iterable|names"),
+    ("allowed_packages", [5], "strip|names"),
+    ("max_message_bytes", 0, "number of bytes"),
+    ("max_message_bytes", -5, "number of bytes"),
+    ("max_message_bytes", 1.5, "number of bytes"),
+    ("max_message_bytes", True, "number of bytes"),
+    ("max_message_bytes", None, "number of bytes"),
+    ("max_message_bytes", "", "'200M'"),
+    ("max_message_bytes", "M", "'200M'"),
+    ("max_message_bytes", "5T", "'200M'"),
+    ("max_message_bytes", "5KK", "'200M'"),
+    ("max_message_bytes", "-5K", "'200M'"),
+    ("max_message_bytes", "1.5M", "'200M'"),
+    ("dead_max_count", 0, "whole number from 1"),
+    ("dead_max_bytes", "many", "number of bytes"),
+    ("dead_max_age", -1, "seconds"),
+    ("dead_max_age", "inf", "seconds"),
+    ("durability", "tape", "os, disk, memory"),
+    ("durability", None, "os, disk, memory"),
+    ("max_tasks", -1, "whole number from 1"),
+    ("max_tasks", "many", "many"),
+    ("max_tasks", True, "whole number"),
+    ("max_rss", "-1", "number of bytes"),
+    ("max_rss", 1.5, "number of bytes"),
 ]
 
 
@@ -196,6 +238,50 @@ def test_given_a_relative_home_when_checked_then_it_is_made_absolute(tmp_path, m
 
 def test_given_a_timedelta_of_grace_when_checked_then_it_is_seconds():
     assert config.check({"unknown_grace": timedelta(minutes=2)}) == {"unknown_grace": 120.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (5, 5),
+        ("1", 1),
+        ("7b", 7),
+        ("2k", 2048),
+        ("2KB", 2048),
+        ("200M", 200 << 20),
+        ("200mb", 200 << 20),
+        (" 1G ", 1 << 30),
+        ("4gb", 4 << 30),
+    ],
+)
+def test_given_a_number_of_bytes_when_checked_then_units_are_powers_of_1024(value, expected):
+    assert config.check({"max_message_bytes": value}) == {"max_message_bytes": expected}
+
+
+@pytest.mark.parametrize("name", ["max_tasks", "max_rss"])
+@pytest.mark.parametrize("value", [None, 0, "0", ""], ids=repr)
+def test_given_nothing_as_a_limit_of_a_process_when_checked_then_there_is_none(name, value):
+    assert config.check({name: value}) == {name: None}
+
+
+@pytest.mark.parametrize("value", ["*", ["*"], ("*",)])
+def test_given_a_star_as_package_when_checked_then_it_is_taken(value):
+    assert config.check({"allowed_packages": value}) == {"allowed_packages": ("*",)}
+
+
+def test_given_an_environment_that_changed_when_put_back_then_it_is_as_before(monkeypatch):
+    monkeypatch.setenv("OF_THIS_TEST", "before")
+    monkeypatch.setenv("TO_BE_REMOVED", "there")
+    before = config.environment()
+    assert config.is_environment_changed(before) is False
+    monkeypatch.setenv("OF_THIS_TEST", "after")
+    monkeypatch.delenv("TO_BE_REMOVED")
+    monkeypatch.setenv("NEW", "\udcff")
+    assert config.is_environment_changed(before) is True
+    config.put_environment_back(before)
+    assert config.is_environment_changed(before) is False
+    assert (os.environ["OF_THIS_TEST"], os.environ["TO_BE_REMOVED"]) == ("before", "there")
+    assert os.environ.get("NEW") is None
 
 
 def test_given_a_link_to_a_spool_when_tied_to_a_queue_then_the_real_directory_is_meant(tmp_path):

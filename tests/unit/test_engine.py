@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.messages import a_message
-from uwsgi_tasks import control, engine, wire
+from uwsgi_tasks import engine, places, wire
 from uwsgi_tasks.errors import MessageTooBig, NotAvailable, OptionValueError, QueueFull
 from uwsgi_tasks.executors import network
 from uwsgi_tasks.model import Placement, TaskExecutor, TaskSpec
@@ -193,7 +193,7 @@ def test_given_a_mule_that_is_not_there_when_submitted_then_it_never_reaches_uws
     fake, monkeypatch
 ):
     server = fake(mules=1)
-    monkeypatch.setattr(engine, "MULE_START_S", 0.0)
+    monkeypatch.setattr(places, "MULE_START_S", 0.0)
     with pytest.raises(OptionValueError, match="mule=9: there is no such mule"):
         submit(MULE, mule=9)
     assert server.queue == []
@@ -258,13 +258,28 @@ def test_given_a_queue_that_is_tied_to_no_spooler_when_submitted_then_it_is_told
 
 
 def test_given_a_spool_that_takes_no_file_when_submitted_then_nothing_is_left_and_it_is_told(
+    two_spools, tmp_path
+):
+    fake, paths = two_spools
+    fake(spoolers=paths)
+    os.rename(paths[1], tmp_path / "away")
+    with pytest.raises(NotAvailable, match="nothing was submitted"):
+        submit(SPOOLER, spooler=paths[1])
+    assert ([*files(paths[0]), *files(tmp_path / "away")], RUNS) == ([], [])
+
+
+def test_given_a_spool_that_was_removed_when_submitted_then_it_is_told_until_it_is_back(
     fake, spool, tmp_path
 ):
     fake()
-    engine.current().site().home.flags()
+    submit(SPOOLER)
     os.rename(spool, tmp_path / "away")
-    with pytest.raises(NotAvailable, match="nothing was submitted"):
+    with pytest.raises(NotAvailable, match=spool):
         submit(SPOOLER)
+    assert (len(files(tmp_path / "away")), RUNS) == (1, [])
+    os.rename(tmp_path / "away", spool)
+    submit(SPOOLER)
+    assert len(files(spool)) == 2
 
 
 def test_given_a_later_moment_when_submitted_then_it_waits_in_the_store(fake, spool):
@@ -414,26 +429,3 @@ def test_given_arguments_that_do_not_load_when_processed_then_it_is_dead(fake, s
     fake()
     site = process(work, spool=spool, message=a_message()._replace(payload=b"garbage"))
     assert [letter.reason for letter in site.letters.list()] == ["its arguments don't load"]
-
-
-# steering
-
-
-def test_given_a_pause_when_asked_then_it_is_paused_until_resumed(fake):
-    fake()
-    control.pause()
-    assert control.paused() is True
-    control.resume()
-    assert control.paused() is False
-
-
-def test_given_busy_mules_when_counted_then_they_are_told(fake):
-    fake(mules=2)
-    engine.current().site().home.mark_mule_busy(1, on=True)
-    assert control.busy() == 1
-
-
-@pytest.mark.parametrize("what", [control.pause, control.resume, control.paused, control.busy])
-def test_given_no_home_when_steered_then_the_cure_is_told(what):
-    with pytest.raises(NotAvailable, match="UWSGITASKS_HOME"):
-        what()

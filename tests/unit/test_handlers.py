@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.messages import a_message
-from uwsgi_tasks import engine, handlers, timers, wire
+from uwsgi_tasks import consumer, control, engine, handlers, inflight, sweeping, wire
+from uwsgi_tasks.executors import spooler as to_spool
 from uwsgi_tasks.model import SPOOL_OK, SPOOL_RETRY, TaskExecutor, TaskSpec
 from uwsgi_tasks.wire import Signer
 
@@ -45,9 +47,20 @@ def env_of(content, name="uwsgi_spoolfile_on_test"):
     return found
 
 
-def spooled(message, signer=None):
+def spooled(message, signer=None, name=None):
+    """Let the handler have a message in a file of its own name; return what uWSGI is told."""
     signer = signer or engine.current().site().signer
-    return handlers.on_spool(env_of(wire.spool_file(wire.pack(message, signer))))
+    name = name or to_spool.file_name(message.id, message.delivery)
+    return handlers.on_spool(env_of(wire.spool_file(wire.pack(message, signer)), name))
+
+
+def scan(spool):
+    """Handle what lies in the spool, as uWSGI does at a scan; return the names of the files."""
+    paths = sorted(Path(spool).glob("uwsgi_spoolfile_on_*"))
+    for path in paths:
+        if handlers.on_spool(env_of(path.read_bytes(), path.name)) == SPOOL_OK:
+            path.unlink()
+    return [path.name for path in paths]
 
 
 def letters():
@@ -62,10 +75,46 @@ def test_given_a_message_when_it_comes_then_it_runs_and_the_file_may_go(fake):
     assert (spooled(a_message(args=[1])), RUNS) == (SPOOL_OK, [(1,)])
 
 
-def test_given_a_message_of_the_network_when_it_comes_then_it_runs(fake):
+def test_given_a_message_of_the_network_when_it_comes_then_it_runs_under_its_own_name(fake, spool):
     fake()
-    content = wire.spool_packet(wire.pack(a_message(), engine.current().site().signer))
-    assert (handlers.on_spool(env_of(content)), len(RUNS)) == (SPOOL_OK, 1)
+    message = a_message()
+    content = wire.spool_packet(wire.pack(message, engine.current().site().signer))
+    assert (handlers.on_spool(env_of(content)), RUNS) == (SPOOL_OK, [])
+    assert (scan(spool), len(RUNS)) == ([to_spool.file_name(message.id, 1)], 1)
+
+
+def test_given_a_copy_under_another_name_when_it_comes_after_its_end_then_it_does_not_run(
+    fake, spool
+):
+    fake()
+    message = a_message()
+    spooled(message)
+    assert spooled(message, name="uwsgi_spoolfile_on_copy") == SPOOL_OK
+    assert (len(scan(spool)), len(RUNS)) == (1, 1)
+
+
+def test_given_the_same_file_twice_when_it_comes_then_it_runs_once_and_may_go(fake, caplog):
+    fake()
+    message = a_message()
+    assert [spooled(message) for _ in range(2)] == [SPOOL_OK, SPOOL_OK]
+    assert (len(RUNS), engine.current().site().home.counters()["refused"]) == (1, 1)
+    assert "doesn't run twice" in caplog.text
+
+
+def test_given_a_message_that_expired_when_it_comes_then_it_is_dead_and_does_not_run(fake):
+    fake()
+    assert spooled(a_message(expires_at=time.time() - 1)) == SPOOL_OK
+    assert (RUNS, [letter.reason for letter in letters()]) == ([], ["expired"])
+
+
+def test_given_a_message_over_the_limit_when_it_comes_then_its_file_is_kept_unread(fake, spool):
+    fake(settings={"max_message_bytes": 10})
+    content = wire.MAGIC + bytes(10 + sweeping.OVERHEAD)
+    path = Path(spool, "uwsgi_spoolfile_on_large")
+    path.write_bytes(wire.spool_file(content))
+    assert handlers.on_spool(env_of(path.read_bytes(), path.name)) == SPOOL_OK
+    assert [letter.reason for letter in letters()] == ["message too big"]
+    assert engine.current().site().letters.content(letters()[0].id) == path.read_bytes()
 
 
 def test_given_a_wrong_signature_when_it_comes_then_it_is_kept_and_does_not_run(fake):
@@ -88,10 +137,49 @@ def test_given_the_same_bad_file_twice_when_it_comes_then_one_letter_is_kept(fak
     assert len(letters()) == 1
 
 
-def test_given_a_pause_when_a_message_comes_then_its_file_stays(fake):
-    fake()
+def test_given_a_pause_when_harakiri_comes_near_then_the_file_stays(fake):
+    fake(spooler_harakiri=b"3")
     engine.current().site().home.pause(True)
     assert (spooled(a_message()), RUNS) == (SPOOL_RETRY, [])
+
+
+def test_given_a_pause_when_it_is_resumed_then_the_message_that_waited_runs(fake, monkeypatch):
+    fake()
+    home = engine.current().site().home
+    home.pause(True)
+    waits = home.wait_resumed
+
+    def resumed_meanwhile(seconds):
+        thread = threading.Thread(target=home.pause, args=(False,))
+        thread.start()
+        try:
+            return waits(seconds)
+        finally:
+            thread.join()
+
+    monkeypatch.setattr(home, "wait_resumed", resumed_meanwhile)
+    assert (spooled(a_message()), len(RUNS)) == (SPOOL_OK, 1)
+
+
+def test_given_a_pause_just_before_the_run_when_resumed_then_it_is_looked_at_anew(
+    fake, monkeypatch
+):
+    fake()
+    site, message = engine.current().site(), a_message()
+    begin = site.inflight.begin
+
+    def pause_then_begin(*args):
+        site.home.pause(True)
+        begin(*args)
+
+    def cancelled_meanwhile(seconds):
+        site.inflight.note_over(message.id, 1, inflight.CANCELLED)
+        site.home.pause(False)
+        return True
+
+    monkeypatch.setattr(site.inflight, "begin", pause_then_begin)
+    monkeypatch.setattr(site.home, "wait_resumed", cancelled_meanwhile)
+    assert (spooled(message), RUNS) == (SPOOL_OK, [])
 
 
 def test_given_a_message_that_is_not_due_when_it_comes_then_it_waits(fake):
@@ -104,7 +192,7 @@ def test_given_a_message_that_is_not_due_when_it_comes_then_it_waits(fake):
 def test_given_a_copy_that_was_superseded_when_it_comes_then_it_does_not_run(fake, spool):
     fake()
     message = a_message()
-    engine.current().site().wait(message._replace(attempt=2), 9e9, TaskExecutor.SPOOLER, spool)
+    engine.current().site().wait(message._replace(delivery=2), 9e9, TaskExecutor.SPOOLER, spool)
     assert (spooled(message._replace(stored=True)), RUNS) == (SPOOL_OK, [])
 
 
@@ -113,12 +201,44 @@ def test_given_a_disk_that_is_full_when_settled_then_the_file_stays(fake, monkey
     site = engine.current().site()
     engine.registry.add(TaskSpec("app.task", lambda: 1 / 0))
 
-    def full(letter, content):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(site, "bury", full)
     assert spooled(a_message()) == SPOOL_RETRY
     assert "stays in the spool" in caplog.text
+
+
+def full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def test_given_a_disk_that_has_room_again_when_the_file_comes_then_it_is_settled_and_not_rerun(
+    fake, monkeypatch
+):
+    fake()
+    site, message = engine.current().site(), a_message()
+    site.inflight.claim(inflight.SPOOLER, 0, consumer.instance_of(engine.current().server))
+    engine.registry.add(TaskSpec("app.task", fails))
+    with monkeypatch.context() as patch:
+        patch.setattr(site, "bury", full)
+        assert [spooled(message), spooled(message)] == [SPOOL_RETRY, SPOOL_RETRY]
+    assert spooled(message) == SPOOL_OK
+    assert (RUNS, [letter.error for letter in letters()]) == (["fails"], ["KeyError: 'no'"])
+    assert site.home.counters()["refused"] == 0  # it came back because we asked for it
+
+
+def test_given_a_full_disk_when_other_tasks_come_then_those_that_write_nothing_run(
+    fake, monkeypatch
+):
+    fake()
+    site = engine.current().site()
+    engine.registry.add(TaskSpec("app.fails", fails))
+    monkeypatch.setattr(site, "bury", full)
+    spooled(a_message("app.fails"))
+    assert (spooled(a_message(args=[1])), RUNS) == (SPOOL_OK, ["fails", (1,)])
+
+
+def fails():
+    RUNS.append("fails")
+    raise KeyError("no")
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, KeyError])
@@ -173,7 +293,7 @@ def test_given_our_own_hook_when_chained_then_it_is_not_its_own_predecessor():
 @pytest.mark.parametrize("allowed", [True, False])
 @pytest.mark.parametrize("listed", [True, False])
 def test_given_a_file_of_the_old_release_when_it_comes_then_only_an_allowed_one_runs(
-    fake, allowed, listed
+    fake, spool, allowed, listed
 ):
     fake(settings={"accept_unsigned": allowed})
     name = "uwsgi_spoolfile_on_host_1_2_3_1700000000_000001"
@@ -181,6 +301,7 @@ def test_given_a_file_of_the_old_release_when_it_comes_then_only_an_allowed_one_
     env = env_of((DATA / "plain_empty.spool").read_bytes(), name)
     engine.registry.add(TaskSpec(env[b"function_name"].decode(), work))
     assert handlers.on_spool(env) == SPOOL_OK
+    scan(spool)
     assert (len(RUNS), len(letters())) == ((1, 0) if allowed and listed else (0, 1))
 
 
@@ -195,10 +316,29 @@ def test_given_a_message_when_a_mule_gets_it_then_it_runs(fake):
 
 def test_given_a_task_in_a_mule_when_it_runs_then_the_mule_is_busy_until_it_ends(fake):
     fake(mules=1).mule = 1
-    home, seen = engine.current().site().home, []
-    engine.registry.add(TaskSpec("app.task", lambda: seen.append(home.busy_mules())))
-    handlers.on_mule_message(wire.pack(a_message(), engine.current().site().signer))
-    assert (seen, home.busy_mules()) == ([1], 0)
+    this, seen = engine.current(), []
+    this.site().inflight.claim(inflight.MULE, 1, consumer.instance_of(this.server))
+    engine.registry.add(TaskSpec("app.task", lambda: seen.extend(this.site().inflight.busy())))
+    handlers.on_mule_message(wire.pack(a_message(), this.site().signer))
+    assert ([(record.kind, record.number) for record in seen], control.busy()) == (
+        [(inflight.MULE, 1)],
+        0,
+    )
+
+
+def test_given_the_same_message_twice_when_a_mule_gets_it_then_it_runs_once(fake):
+    fake(mules=1).mule = 1
+    data = wire.pack(a_message(args=[1]), engine.current().site().signer)
+    handlers.on_mule_message(data)
+    handlers.on_mule_message(data)
+    assert ([(1,)], engine.current().site().home.counters()["refused"]) == (RUNS, 1)
+
+
+def test_given_a_message_that_expired_when_a_mule_gets_it_then_it_is_dead(fake):
+    fake(mules=1).mule = 1
+    late = a_message(expires_at=time.time() - 1)
+    handlers.on_mule_message(wire.pack(late, engine.current().site().signer))
+    assert (RUNS, [letter.reason for letter in letters()]) == ([], ["expired"])
 
 
 def test_given_a_changed_message_when_a_mule_gets_it_then_it_is_kept_and_does_not_run(fake):
@@ -230,131 +370,3 @@ def test_given_a_message_that_may_not_run_yet_when_a_mule_gets_it_then_it_waits(
     handlers.on_mule_message(wire.pack(a_message(at=at), site.signer))
     assert RUNS == []
     assert site.store.next_due() > time.time()
-
-
-# installed
-
-
-def test_given_no_server_when_installed_then_nothing_happens():
-    handlers.install()
-    assert handlers._state["installed"] is False
-
-
-@pytest.fixture
-def installed(fake):
-    """Install the hooks in a fake server's master, after those of another library."""
-
-    def install(**before):
-        server = fake(worker=0)
-        vars(server.module).update(before)
-        handlers.install()
-        return server.module
-
-    return install
-
-
-def test_given_a_server_when_installed_then_its_hooks_are_ours(installed):
-    module = installed()
-    assert (module.spooler, module.mule_msg_hook, module.post_fork_hook) == (
-        handlers.on_spool,
-        handlers.on_mule_message,
-        handlers.on_fork,
-    )
-
-
-def test_given_a_hook_of_another_library_when_installed_then_it_is_chained(installed):
-    seen = []
-    installed(mule_msg_hook=seen.append)
-    handlers.on_mule_message(b"hello")
-    assert seen == [b"hello"]
-
-
-def test_given_a_hook_that_is_set_after_ours_when_messages_come_then_both_get_theirs(installed):
-    seen, module = [], installed()
-    module.mule_msg_hook = seen.append
-    handlers.on_mule_message(b"hello")
-    assert (seen, module.mule_msg_hook) == ([b"hello"], handlers.on_mule_message)
-
-
-def test_given_another_attribute_of_uwsgi_when_set_then_it_is_set(installed):
-    module = installed()
-    module.applications = {"": None}
-    assert module.applications == {"": None}
-
-
-def test_given_installed_hooks_when_installed_again_then_nothing_is_chained_to_itself(installed):
-    installed()
-    handlers.install()
-    assert handlers._previous == {}
-
-
-def test_given_a_fork_hook_of_another_library_when_a_process_starts_then_it_is_called(
-    installed, monkeypatch
-):
-    seen = []
-    installed(post_fork_hook=lambda: seen.append("forked"))
-    monkeypatch.setattr(handlers, "_start_process", lambda here: None)
-    handlers.on_fork()
-    assert seen == ["forked"]
-
-
-def test_given_a_timer_for_workers_when_declared_in_the_master_then_its_signal_is_registered(fake):
-    server = fake(worker=0)
-    handlers.install()
-    timers.timer(seconds=60, target="workers")(on_timer)
-    assert [(number, target) for number, (target, _) in server.handlers.items()] == [
-        (255, "workers")
-    ]
-
-
-def on_timer(signal_number):
-    RUNS.append(signal_number)
-
-
-def test_given_a_signal_when_it_is_raised_in_a_worker_then_what_fired_runs_once(fake):
-    server = fake(worker=0)
-    handlers.install()
-    found = timers.timer(seconds=60, target="worker")(on_timer)
-    engine.current().site().store.add_firing("worker", found.name, found.number)
-    (_, handler) = server.handlers[255]
-    handler(255)
-    handler(255)
-    assert [found.number] == RUNS
-
-
-def test_given_a_schedule_that_exits_when_its_signal_comes_then_the_worker_lives(fake):
-    server = fake(worker=0)
-    handlers.install()
-    found = timers.timer(seconds=60, target="worker")(exits)
-    engine.current().site().store.add_firing("worker", found.name, found.number)
-    server.handlers[255][1](255)
-    assert RUNS == ["exits"]
-
-
-def exits():
-    RUNS.append("exits")
-    raise SystemExit(3)
-
-
-def test_given_the_start_of_a_mule_when_it_opens_then_it_announces_itself(fake, monkeypatch):
-    server = fake(mules=2)
-    server.worker, server.mule = 0, 2
-    monkeypatch.setattr(handlers, "_keep_time", lambda this, site: None)
-    handlers.on_fork()
-    this = engine.current()
-    assert this.site().home.announced_mules(this.server.incarnation) == [2]
-
-
-@pytest.mark.parametrize(
-    ("kind", "keeps"),
-    [("spooler", True), ("mule", False), ("worker", False)],
-)
-def test_given_a_server_with_a_spooler_when_processes_start_then_the_spooler_keeps_time(
-    fake, monkeypatch, kind, keeps
-):
-    server, found = fake(mules=1), []
-    server.worker, server.mule = int(kind == "worker"), int(kind == "mule")
-    server.spooler = kind == "spooler"
-    monkeypatch.setattr(handlers, "_keep_time", lambda this, site: found.append(site))
-    handlers.on_fork()
-    assert bool(found) is keeps

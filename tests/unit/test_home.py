@@ -1,4 +1,4 @@
-"""The home directory: who may use it, its key, its flags and its wake-up."""
+"""The home directory: who may use it, its key, what is announced in it, and its wake-up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mode(path):
 # made
 
 
-@pytest.mark.parametrize("names", [(), ("dead",), ("announced",)], ids=str)
+@pytest.mark.parametrize("names", [(), ("dead",), ("announced",), ("hands",)], ids=str)
 def test_given_a_loose_umask_when_made_then_its_directories_are_for_the_owner_only(tmp_path, names):
     before = os.umask(0)
     try:
@@ -46,7 +46,9 @@ def test_given_a_loose_umask_when_made_then_its_directories_are_for_the_owner_on
     assert mode(found.file(*names)) == 0o700
 
 
-@pytest.mark.parametrize("name", ["wake", "key", "fingerprint", "flags", "timekeeper.lock"])
+@pytest.mark.parametrize(
+    "name", ["wake", "resumed", "key", "fingerprint", "flags", "timekeeper.lock"]
+)
 def test_given_a_loose_umask_when_used_then_its_files_are_for_the_owner_only(tmp_path, name):
     before = os.umask(0)
     try:
@@ -209,61 +211,24 @@ def test_given_an_empty_key_file_when_opened_then_it_is_refused(made):
 
 def test_given_a_key_when_made_then_no_temporary_file_is_left(made):
     made.keys(())
-    assert sorted(os.listdir(made.path)) == ["announced", "dead", "fingerprint", "key", "wake"]
+    assert sorted(os.listdir(made.path)) == [
+        "announced",
+        "dead",
+        "fingerprint",
+        "hands",
+        "key",
+        "resumed",
+        "wake",
+    ]
 
 
-# flags, shared by every process of the home
+# announced
 
 
 @pytest.fixture
 def other(made):
-    """The same home, as another process has it mapped."""
+    """The same home, as another process has it open."""
     return Home(made.path)
-
-
-def test_given_a_new_home_when_asked_then_it_is_not_paused_and_nothing_waits(made):
-    assert (made.is_paused(), made.priorities_wait(), made.busy_mules()) == (False, False, 0)
-
-
-@pytest.mark.parametrize("on", [True, False])
-def test_given_a_pause_when_said_in_one_process_then_the_others_see_it(made, other, on):
-    made.pause(not on)
-    made.pause(on)
-    assert other.is_paused() is on
-
-
-@pytest.mark.parametrize("wait", [True, False])
-def test_given_waiting_priorities_when_marked_then_the_others_see_it(made, other, wait):
-    made.mark_priorities(wait=not wait)
-    made.mark_priorities(wait=wait)
-    assert other.priorities_wait() is wait
-
-
-def test_given_mules_when_announced_then_those_of_this_start_are_listed(made, other):
-    made.announce_mule(1, "100-1")
-    made.announce_mule(256, "100-1")
-    made.announce_mule(3, "200-2")
-    assert other.announced_mules("100-1") == [1, 256]
-
-
-def test_given_busy_mules_when_counted_then_each_counts_once(made, other):
-    for number in (1, 2, 2, 256):
-        made.mark_mule_busy(number, on=True)
-    made.mark_mule_busy(1, on=False)
-    assert other.busy_mules() == 2
-
-
-def test_given_a_mule_that_died_at_work_when_it_starts_again_then_it_is_not_busy(made):
-    made.mark_mule_busy(1, on=True)
-    made.announce_mule(1, "100-1")
-    assert made.busy_mules() == 0
-
-
-@pytest.mark.parametrize("number", [0, 1, 255])
-def test_given_a_signal_of_a_worker_when_noted_then_the_timekeeper_reads_it(made, other, number):
-    assert other.lazy_signal() is None
-    made.note_lazy_signal(number)
-    assert other.lazy_signal() == number
 
 
 def test_given_a_word_when_announced_twice_then_it_is_announced(made, other):

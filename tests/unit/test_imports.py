@@ -135,7 +135,7 @@ def test_given_every_error_when_caught_then_the_root_catches_it():
     errors = importlib.import_module("uwsgi_tasks.errors")
     kinds = [getattr(errors, name) for name in errors.__all__]
     outside = [kind for kind in kinds if not issubclass(kind, uwsgi_tasks.UwsgiTasksError)]
-    assert outside == [uwsgi_tasks.RetryTaskException]
+    assert outside == [uwsgi_tasks.RetryTaskException, uwsgi_tasks.SoftTimeout]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,7 @@ def test_given_every_error_when_caught_then_the_root_catches_it():
         ("SignatureError", ValueError),
         ("UnknownTask", LookupError),
         ("HomeError", OSError),
+        ("SoftTimeout", TimeoutError),
     ],
 )
 def test_given_an_error_when_caught_by_its_standard_kind_then_that_catches_it(name, standard):

@@ -50,14 +50,14 @@ def test_given_no_working_dir_when_run_then_it_is_left_alone(here, executor):
     assert where("", executor, asked=True) == str(here)
 
 
-@pytest.mark.parametrize("executor", [MULE, RUNTIME])
-def test_given_a_working_dir_when_the_run_is_over_then_the_one_before_is_back(here, executor):
-    where(here.parent / "there", executor, asked=True)
+def test_given_a_working_dir_in_the_caller_when_the_run_is_over_then_the_one_before_is_back(here):
+    where(here.parent / "there", RUNTIME, asked=True)
     assert os.getcwd() == str(here)
 
 
-def test_given_a_working_dir_when_the_run_raises_then_the_one_before_is_back(here):
-    run = Run(a_message(working_dir=str(here.parent / "there")), MULE, 0.0)
+def test_given_a_working_dir_in_the_caller_when_the_run_raises_then_the_one_before_is_back(here):
+    there = str(here.parent / "there")
+    run = Run(a_message(working_dir=there, working_dir_asked=True), RUNTIME, 0.0)
     with pytest.raises(ZeroDivisionError):
         middleware.in_working_dir(run, lambda run: 1 / 0)
     assert os.getcwd() == str(here)

@@ -70,6 +70,17 @@ WRONG_TYPES = [
     ("max_attempts", 5.0, "whole number"),
     ("strict", "yes", "True or False"),
     ("strict", 1, "True or False"),
+    ("timeout", "10", "seconds"),
+    ("timeout", True, "seconds"),
+    ("timeout", [], "seconds"),
+    ("soft_timeout", "10", "seconds"),
+    ("soft_timeout", False, "seconds"),
+    ("expires", "tomorrow", "seconds"),
+    ("expires", True, "seconds"),
+    ("expires", [], "seconds"),
+    ("max_crashes", "3", "whole number"),
+    ("max_crashes", 3.0, "whole number"),
+    ("max_crashes", True, "whole number"),
 ]
 WRONG_VALUES = [
     ("executor", 0, "AUTO, SPOOLER, MULE or RUNTIME"),
@@ -121,6 +132,24 @@ WRONG_VALUES = [
     ("max_attempts", 0, "1 or more"),
     ("serializer", "yaml", "'pickle' or 'json'"),
     ("serializer", 5, "'pickle' or 'json'"),
+    ("timeout", 0, "more than 0 seconds; None for no limit"),
+    ("timeout", -1, "0 seconds or more"),
+    ("timeout", NAN, "0 seconds or more"),
+    ("timeout", INF, "0 seconds or more"),
+    ("timeout", timedelta(0), "more than 0 seconds"),
+    ("soft_timeout", 0.0, "more than 0 seconds; None for no limit"),
+    ("soft_timeout", -0.5, "0 seconds or more"),
+    ("soft_timeout", timedelta(seconds=-1), "0 seconds or more"),
+    ("expires", 0, "more than 0 seconds"),
+    ("expires", -5, "0 seconds or more"),
+    ("expires", NAN, "0 seconds or more"),
+    ("expires", timedelta(0), "more than 0 seconds"),
+    ("max_crashes", 0, "1 or more"),
+    ("max_crashes", -1, "0 or more"),
+    ("durability", "tape", "'os', 'disk' or 'memory'"),
+    ("durability", 5, "'os', 'disk' or 'memory'"),
+    ("durability", [], "'os', 'disk' or 'memory'"),
+    ("durability", "", "'os', 'disk' or 'memory'"),
 ]
 
 
@@ -147,6 +176,10 @@ def test_given_a_wrong_value_when_checked_then_task_option_and_cure_are_named(
         ("executer", "executor"),
         ("mules", "mule"),
         ("serialiser", "serializer"),
+        ("time_out", "timeout"),
+        ("expire", "expires"),
+        ("max_crash", "max_crashes"),
+        ("durable", "durability"),
     ],
 )
 def test_given_an_unknown_option_when_checked_then_it_asks_whether_the_near_one_was_meant(
@@ -244,6 +277,21 @@ def test_given_a_wrong_value_among_right_ones_when_refused_then_nothing_changed(
         ("strict", True, True),
         ("serializer", None, None),
         ("serializer", "json", "json"),
+        ("timeout", None, 0.0),
+        ("timeout", 30, 30.0),
+        ("timeout", timedelta(minutes=1), 60.0),
+        ("soft_timeout", None, 0.0),
+        ("soft_timeout", 0.5, 0.5),
+        ("expires", None, None),
+        ("expires", 60, 60.0),
+        ("expires", timedelta(hours=1), 3600.0),
+        ("expires", datetime(2030, 1, 1), datetime(2030, 1, 1)),
+        ("max_crashes", None, None),
+        ("max_crashes", 1, 1),
+        ("durability", None, None),
+        ("durability", "os", "os"),
+        ("durability", "disk", "disk"),
+        ("durability", "memory", "memory"),
     ],
     ids=repr,
 )
@@ -267,8 +315,8 @@ def test_given_options_when_asked_for_the_policy_then_it_has_their_retries():
 
 
 def test_given_options_when_asked_for_the_placement_then_it_has_where_to_run():
-    found = changed(executor="mule", mule=2, strict=True)
-    assert found.placement() == Placement(TaskExecutor.MULE, "", 2, True)
+    found = changed(executor="mule", mule=2, strict=True, durability="memory")
+    assert found.placement() == Placement(TaskExecutor.MULE, "", 2, True, "memory")
 
 
 # moments
@@ -316,6 +364,24 @@ def test_given_a_timedelta_when_read_then_it_is_that_far_from_now(seconds):
     before = time.time()
     found = options.moment(timedelta(seconds=seconds), "local")
     assert before + seconds <= found <= time.time() + seconds
+
+
+@pytest.mark.parametrize(
+    ("expires", "naive_at", "expected"),
+    [
+        (None, "local", 0.0),
+        (60, "local", 1060.5),
+        (timedelta(minutes=2), "utc", 1120.5),
+        (NOON.replace(tzinfo=timezone.utc), "local", 1719835200.0),
+        (NOON, "utc", 1719835200.0),
+        (NOON, "local", 1719849600.0),
+    ],
+    ids=repr,
+)
+def test_given_an_expiry_when_read_then_seconds_count_from_the_call(
+    zone, expires, naive_at, expected
+):
+    assert options.expiry(changed(expires=expires), 1000.5, naive_at) == expected
 
 
 @pytest.mark.parametrize("value", [decimal.Decimal("1.5"), 5j])

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.messages import a_message
-from uwsgi_tasks import letters, wire
+from tests.unit.children import Child, forks, killed_after
+from uwsgi_tasks import inflight, letters, wire
 from uwsgi_tasks.errors import ConfigError
 from uwsgi_tasks.executors import spooler as to_spool
 from uwsgi_tasks.home import Home
+from uwsgi_tasks.inflight import Instance
 from uwsgi_tasks.model import TaskExecutor
 from uwsgi_tasks.site import Site
 
@@ -32,40 +34,20 @@ def read(site, spool, name):
 def lie(site, spool, message):
     """Put a message into the spool directly, as an ordinary call does."""
     content = wire.spool_file(wire.pack(message, site.signer))
-    to_spool.submit(spool, message.id, message.attempt, content)
-    return Path(spool, to_spool.file_name(message.id, message.attempt))
+    to_spool.submit(spool, message.id, message.delivery, content)
+    return Path(spool, to_spool.file_name(message.id, message.delivery))
 
 
-class Held:
-    """A spool file that another process has in hand: a record lock of a child."""
-
-    def __init__(self, path):
-        reader, writer = os.pipe()
-        hold, self._release = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.close(self._release)
-                descriptor = os.open(path, os.O_RDWR)
-                fcntl.lockf(descriptor, fcntl.LOCK_EX)
-                os.write(writer, b"x")
-                os.read(hold, 1)
-            finally:
-                os._exit(0)
-        os.close(writer)
-        os.close(hold)
-        os.read(reader, 1)
-        os.close(reader)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        os.close(self._release)
-        os.waitpid(self.pid, 0)
+def holds(path):
+    """Lock a spool file, as a spooler does before it calls its handler."""
+    descriptor = os.open(path, os.O_RDWR)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX)
 
 
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def in_hand(site, message):
+    """Have a message in hand, as a spooler does that runs it."""
+    site.inflight.claim(inflight.SPOOLER, 0, Instance(1, 2))
+    site.inflight.begin(message.id, message.delivery)
 
 
 # waiting and moving on
@@ -96,7 +78,7 @@ def test_given_a_file_that_is_there_when_the_row_is_promoted_then_it_is_left_as_
     assert path.read_bytes() == b"there before"
 
 
-def test_given_the_same_attempt_when_it_waits_twice_then_the_second_is_refused(site, spool):
+def test_given_the_same_delivery_when_it_waits_twice_then_the_second_is_refused(site, spool):
     message = a_message()
     assert site.wait(message, 1.0, SPOOLER, spool) is True
     assert site.wait(message, 1.0, SPOOLER, spool) is False
@@ -131,10 +113,11 @@ def test_given_a_full_mule_when_due_then_it_is_tried_again_soon(site):
     assert 100.0 < site.store.next_due() <= 101.0
 
 
-def test_given_no_way_to_mules_when_due_then_it_is_tried_again_later(site):
+def test_given_no_way_to_mules_when_due_then_it_stays_for_the_timekeeper(site, spool):
     site.wait(a_message(), 100.0, MULE)
-    site.promote(100.0, None)
-    assert 100.0 < site.store.next_due() <= 110.0
+    site.wait(a_message(), 100.0, SPOOLER, spool)
+    assert site.promote(100.0, None) == {spool}
+    assert site.store.next_due() == 100.0
 
 
 # is it over?
@@ -146,15 +129,15 @@ def test_given_a_message_that_never_waited_when_asked_then_it_is_not_superseded(
 
 
 @pytest.mark.parametrize(
-    ("stands_at", "final", "attempt", "expected"),
+    ("stands_at", "final", "delivery", "expected"),
     [(1, False, 1, False), (2, False, 1, True), (1, True, 1, True), (None, False, 1, False)],
 )
 def test_given_a_stored_copy_when_asked_then_the_row_tells_whether_it_went_on_without(
-    site, spool, stands_at, final, attempt, expected
+    site, spool, stands_at, final, delivery, expected
 ):
-    message = a_message(attempt=attempt, stored=True)
+    message = a_message(delivery=delivery, stored=True)
     if stands_at:
-        site.wait(message._replace(attempt=stands_at), 1.0, SPOOLER, spool)
+        site.wait(message._replace(delivery=stands_at), 1.0, SPOOLER, spool)
     if final:
         site.finish(message)
     assert site.is_superseded(message) is expected
@@ -245,7 +228,7 @@ def test_given_a_file_in_hand_when_pumped_then_it_is_not_taken_back(site, spool)
     site.pump(spool, 1, swap=True)
     (name,) = files(spool)
     wait_all(site, spool, 1.0)
-    with Held(Path(spool, name)):
+    with Child(lambda: holds(Path(spool, name))):
         assert site.pump(spool, 1, swap=True) is False
     assert urgency(site, spool) == [5.0]
 
@@ -336,20 +319,73 @@ def test_given_a_cancelled_message_when_time_passes_then_it_does_not_come_back(
     assert (files(spool), site.find(message.id, [spool])[0]) == ([], "gone")
 
 
+def test_given_a_message_that_enters_the_spool_meanwhile_when_cancelled_then_it_is_removed_there(
+    site, spool, monkeypatch
+):
+    message, cancel = a_message(), site.store.cancel
+
+    def late(ident):
+        site.promote(100.0, None)
+        return cancel(ident)
+
+    monkeypatch.setattr(site.store, "cancel", late)
+    site.wait(message, 100.0, SPOOLER, spool)
+    assert site.cancel(message.id, [spool]) is True
+    assert (files(spool), site.store.stands_at(message.id)) == ([], (1, 2))
+
+
 @forks
 def test_given_a_message_in_hand_when_looked_for_then_it_runs_and_cannot_be_cancelled(site, spool):
     message = a_message()
-    with Held(lie(site, spool, message)):
-        assert site.find(message.id, [spool])[0] == "running"
+    path = lie(site, spool, message)
+
+    def run():
+        holds(path)
+        in_hand(site, message)
+
+    with Child(run):
+        assert site.find(message.id, [spool]) == ("running", str(path))
         assert site.cancel(message.id, [spool]) is False
+    assert path.exists()
 
 
 @forks
-def test_given_files_of_a_spool_when_counted_then_those_in_hand_are(site, spool):
-    lie(site, spool, a_message())
-    with Held(lie(site, spool, a_message())):
-        assert to_spool.count_running(spool) == 1
-    assert to_spool.count_running(spool) == 0
+def test_given_a_file_that_a_paused_spooler_holds_when_cancelled_then_it_is_over(site, spool):
+    message = a_message()
+    with Child(lambda: holds(lie(site, spool, message))):
+        assert site.find(message.id, [spool])[0] == "queued"
+        site.home.pause(True)
+        assert site.cancel(message.id, [spool]) is True
+        assert site.inflight.over_at(message.id) == (1, inflight.CANCELLED, 0)
+        assert site.find(message.id, [spool])[0] == "gone"
+
+
+@forks
+def test_given_a_file_that_a_spooler_is_about_to_run_when_cancelled_then_it_is_left_alone(
+    site, spool
+):
+    message = a_message()
+    with Child(lambda: holds(lie(site, spool, message))):
+        assert site.cancel(message.id, [spool]) is False
+        assert site.inflight.over_at(message.id) is None
+
+
+@forks
+def test_given_a_message_that_a_dead_process_had_when_looked_for_then_it_is_queued(site, spool):
+    message = a_message()
+    lie(site, spool, message)
+    killed_after(lambda: in_hand(site, message))
+    assert site.find(message.id, [spool])[0] == "queued"
+
+
+@forks
+def test_given_messages_of_a_spool_when_counted_then_those_in_hand_are(site, spool):
+    waits, runs = a_message(), a_message()
+    for message in (waits, runs):
+        lie(site, spool, message)
+    with Child(lambda: in_hand(site, runs)):
+        assert [record.id for record in site.inflight.busy()] == [runs.id]
+    assert site.inflight.busy() == []
 
 
 def test_given_the_task_of_this_very_process_when_looked_for_then_its_lock_is_not_touched(
@@ -358,8 +394,27 @@ def test_given_the_task_of_this_very_process_when_looked_for_then_its_lock_is_no
     message = a_message()
     path = str(lie(site, spool, message))
     to_spool.hold(path)
+    in_hand(site, message)
     assert site.find(message.id, [spool]) == ("running", path)
     assert site.cancel(message.id, [spool]) is False
+
+
+@pytest.mark.parametrize("state", [inflight.OK, inflight.DEAD, inflight.CANCELLED])
+def test_given_a_file_of_what_is_over_when_looked_for_then_it_is_gone(site, spool, state):
+    message = a_message()
+    lie(site, spool, message)
+    site.inflight.note_over(message.id, 1, state)
+    assert (site.find(message.id, [spool])[0], site.cancel(message.id, [spool])) == ("gone", False)
+
+
+def test_given_a_retried_message_when_looked_for_then_the_file_of_its_next_delivery_counts(
+    site, spool
+):
+    message = a_message(delivery=2)
+    lie(site, spool, message)
+    site.inflight.note_over(message.id, 1, inflight.RETRIED)
+    assert site.find(message.id, [spool])[0] == "queued"
+    assert (site.cancel(message.id, [spool]), files(spool)) == (True, [])
 
 
 # keys
@@ -385,20 +440,3 @@ def test_given_another_secret_alone_when_a_site_opens_then_it_is_refused(spool):
     Site(home, (OLD,))
     with pytest.raises(ConfigError):
         Site(home, (NEW,))
-
-
-# the spool file itself
-
-
-def test_given_a_file_for_the_spool_when_written_then_its_mode_is_for_the_owner_only(site, spool):
-    assert lie(site, spool, a_message()).stat().st_mode & 0o777 == 0o600
-
-
-def test_given_a_file_for_the_spool_when_written_then_no_other_name_is_left(site, spool):
-    path = lie(site, spool, a_message())
-    assert [n for n in os.listdir(spool) if n != ".uwsgi_tasks"] == [path.name]
-
-
-def test_given_ids_that_follow_each_other_when_named_then_the_files_sort_by_time():
-    first, second = a_message(), a_message()
-    assert to_spool.file_name(first.id, 9) < to_spool.file_name(second.id, 1)

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.children import forks, in_child
+from uwsgi_tasks.errors import NotAvailable
 from uwsgi_tasks.store import FINAL, IN_SPOOL, WAITING, Store, Waiting
 
 
@@ -28,8 +30,8 @@ def store(path):
     return Store(path)
 
 
-def row(ident="a", attempt=1, due=0.0, priority=None, spool="/spool", executor=2):
-    return Waiting(ident, attempt, due, priority, executor, spool, "", b"envelope")
+def row(ident="a", delivery=1, due=0.0, priority=None, spool="/spool", executor=2):
+    return Waiting(ident, delivery, due, priority, executor, spool, "", b"envelope")
 
 
 def ids(rows):
@@ -42,49 +44,46 @@ def ids(rows):
 @pytest.mark.parametrize(
     ("first", "second", "taken"), [(1, 1, False), (1, 2, True), (3, 2, False), (2, 7, True)]
 )
-def test_given_an_attempt_that_waits_when_another_is_put_then_only_a_later_one_is_taken(
+def test_given_a_delivery_that_waits_when_another_is_put_then_only_a_later_one_is_taken(
     store, first, second, taken
 ):
-    store.put(row(attempt=first))
-    assert store.put(row(attempt=second)) is taken
+    store.put(row(delivery=first))
+    assert store.put(row(delivery=second)) is taken
     assert store.stands_at("a") == (max(first, second), WAITING)
 
 
-@pytest.mark.parametrize(
-    ("state", "again", "taken"),
-    [
-        (WAITING, False, False),
-        (WAITING, True, False),
-        (IN_SPOOL, False, False),
-        (IN_SPOOL, True, True),
-        (FINAL, False, False),
-        (FINAL, True, False),
-    ],
-)
-def test_given_the_same_attempt_when_put_then_only_one_that_was_in_the_spool_goes_back(
-    store, state, again, taken
-):
+@pytest.mark.parametrize("state", [WAITING, IN_SPOOL, FINAL])
+def test_given_the_same_delivery_when_put_again_then_the_row_stays_as_it_is(store, state):
     store.put(row())
     if state == IN_SPOOL:
         store.mark_in_spool(["a"])
     if state == FINAL:
         store.finish("a", 1)
-    assert store.put(row(), again=again) is taken
+    assert (store.put(row()), store.stands_at("a")) == (False, (1, state))
 
 
-@pytest.mark.parametrize("again", [True, False])
-@pytest.mark.parametrize("attempt", [1, 2])
-def test_given_a_final_row_when_an_attempt_that_is_over_is_put_then_it_is_not_taken(
-    store, attempt, again
+@pytest.mark.parametrize("state", [WAITING, IN_SPOOL, FINAL])
+def test_given_the_next_delivery_when_put_then_the_row_waits_whatever_it_did(store, state):
+    store.put(row())
+    if state == IN_SPOOL:
+        store.mark_in_spool(["a"])
+    if state == FINAL:
+        store.finish("a", 1)
+    assert (store.put(row(delivery=2)), store.stands_at("a")) == (True, (2, WAITING))
+
+
+@pytest.mark.parametrize("delivery", [1, 2])
+def test_given_a_final_row_when_a_delivery_that_is_over_is_put_then_it_is_not_taken(
+    store, delivery
 ):
-    store.put(row(attempt=2))
+    store.put(row(delivery=2))
     store.finish("a", 2)
-    assert store.put(row(attempt=attempt), again=again) is False
+    assert store.put(row(delivery=delivery)) is False
     assert store.stands_at("a") == (2, FINAL)
 
 
-def test_given_a_later_attempt_when_an_earlier_one_finishes_then_it_still_waits(store):
-    store.put(row(attempt=3))
+def test_given_a_later_delivery_when_an_earlier_one_finishes_then_it_still_waits(store):
+    store.put(row(delivery=3))
     store.finish("a", 2)
     assert store.stands_at("a") == (3, WAITING)
 
@@ -102,12 +101,12 @@ def test_given_an_id_that_never_waited_when_asked_then_it_is_unknown(store):
 
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from(["put", "again", "finish", "spool"]), st.integers(1, 5)),
+        st.tuples(st.sampled_from(["put", "finish", "spool", "back"]), st.integers(1, 5)),
         max_size=12,
     )
 )
 @settings(max_examples=25)
-def test_given_any_steps_when_taken_then_the_attempt_never_falls_and_the_end_is_the_end(steps):
+def test_given_any_steps_when_taken_then_the_delivery_never_falls_and_the_end_is_the_end(steps):
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"{folder}/store.db")
         follow(store, steps)
@@ -115,20 +114,22 @@ def test_given_any_steps_when_taken_then_the_attempt_never_falls_and_the_end_is_
 
 
 def follow(store, steps):
-    attempt, state = 0, WAITING
+    delivery, state = 0, None
     for step, number in steps:
-        if step in ("put", "again"):
-            store.put(row(attempt=number), again=step == "again")
+        if step == "put":
+            assert store.put(row(delivery=number)) is (number > delivery)
         elif step == "finish":
             store.finish("a", number)
-        else:
-            store.mark_in_spool(["a"]) if state != FINAL else None
+        elif step == "spool" and state == WAITING:
+            store.mark_in_spool(["a"])
+        elif step == "back" and state == IN_SPOOL:
+            store.take_back("a")
         now = store.stands_at("a")
         if now is None:
             continue
-        assert now[0] >= attempt
-        assert not (state == FINAL and now[0] == attempt and now[1] != FINAL)
-        attempt, state = now
+        assert now[0] >= delivery
+        assert not (state == FINAL and now[0] == delivery and now[1] != FINAL)
+        delivery, state = now
 
 
 # what is due
@@ -259,10 +260,45 @@ def test_given_fresh_tombstones_when_pruned_then_they_stay(store):
     assert store.stands_at("a") == (1, FINAL)
 
 
+# what a run left
+
+
+def test_given_a_checkpoint_when_saved_twice_then_the_last_one_is_read_until_dropped(store):
+    store.save_checkpoint("a", b"one")
+    store.save_checkpoint("a", b"two", on_disk=True)
+    saved = store.checkpoint("a")
+    store.drop_checkpoint("a")
+    assert (saved, store.checkpoint("a")) == (b"two", None)
+
+
+def test_given_a_file_that_cannot_be_removed_when_noted_then_it_is_listed_until_forgotten(store):
+    store.pass_over("a", 1, "/spool/a.1")
+    store.pass_over("a", 2, "/spool/a.2")
+    listed = (store.passed_over(), store.is_passed_over("a"))
+    store.forget_passed_over("a")
+    assert listed == ([("a", 2, "/spool/a.2")], True)
+    assert (store.passed_over(), store.is_passed_over("a")) == ([], False)
+
+
+def test_given_a_row_that_is_to_be_on_the_disk_when_put_then_it_says_so_and_later_ones_do_not(
+    store,
+):
+    store.put(row()._replace(on_disk=True))
+    assert [found.on_disk for found in store.due(1, 10)] == [True]
+    assert store.connection().execute("PRAGMA synchronous").fetchone() == (1,)  # NORMAL again
+
+
+def test_given_a_database_that_takes_nothing_when_put_then_the_cure_is_told(store, path):
+    store.put(row())
+    store.connection().execute("PRAGMA query_only = ON")
+    with pytest.raises(NotAvailable, match=f"{path} .*nothing was submitted.*have room"):
+        store.put(row("b"))
+
+
 # several writers
 
 
-def test_given_threads_that_put_the_same_attempt_when_done_then_one_of_them_did(store):
+def test_given_threads_that_put_the_same_delivery_when_done_then_one_of_them_did(store):
     taken, start = [], threading.Barrier(4)
 
     def work():
@@ -294,29 +330,13 @@ def test_given_processes_that_open_a_new_store_at_once_when_done_then_each_row_i
     assert sum(found) == 50
 
 
-def in_child(work):
-    """Run something in a forked child; return what it returned, as text."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(writer, str(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader) as file:
-        found = file.read()
-    os.waitpid(pid, 0)
-    return found
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@forks
 def test_given_an_open_connection_when_forked_then_the_child_opens_its_own(store):
     mine = store.connection()
     assert in_child(lambda: store.connection() is mine) == "False"
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@forks
 def test_given_a_fork_when_the_child_wrote_then_the_parent_reads_it(store):
     store.put(row("parent"))
     in_child(lambda: store.put(row("child")))
@@ -371,5 +391,5 @@ def test_given_what_is_no_database_when_opened_then_it_is_an_error(path):
     with open(path, "wb") as file:
         file.write(b"no database" * 1000)
     with pytest.raises(sqlite3.DatabaseError):
-        Store(path).put(row())
+        Store(path).connection()
     gc.collect()  # Python 3.13 tells of a connection that was left open

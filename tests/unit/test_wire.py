@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import pickle
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.support.messages import a_message
 from uwsgi_tasks import wire
 from uwsgi_tasks.errors import ArgumentsError, SignatureError, WireError
-from uwsgi_tasks.model import Attempt, Message
+from uwsgi_tasks.model import Attempt, Limits, Message
 from uwsgi_tasks.retry import RetryPolicy
 from uwsgi_tasks.wire import Signer
 
@@ -41,17 +42,23 @@ GOLDEN_MESSAGE = Message(
     stored=True,
     attempts=(Attempt(1, 1700000001.0, 1700000002.0, 4711, "KeyError: 'no'"),),
     first_unknown_at=1700000003.0,
+    delivery=5,
+    crashes=2,
+    interruptions=1,
+    expires_at=1700003600.5,
+    on_disk=True,
+    limits=Limits(30.0, 20.0),
 )
 GOLDEN = bytes.fromhex(
-    "555754014a5bda6bd540d5f7ebcae883eb4c932c74e23c7fa03e97bd9c9e5acd099ef08015cd853dfe9c9717"
+    "555754011279804ab7319149b4cfc43e5d4967a1d48e3fe4fe4e8816fe122f20134d8e3915cd853dfe9c9717"
     "ddccbbaa3322110000002a36fe9c9717010000000000000000000840fc54d9410000204ffc54d94100000000"
-    "0000144002000000030000000301150004000900930000000a00000000000000280000000000000073686f70"
-    "2e7461736b732e73656e645f656d61696c6d61696c2f7372762f73686f707b22706f6c696379223a5b342c32"
-    "2e302c332e302c32302e302c302e355d2c2272656164735f636f646573223a747275652c22617474656d7074"
-    "73223a5b5b312c313730303030303030312e302c313730303030303030322e302c343731312c224b65794572"
-    "726f723a20276e6f27225d5d2c2266697273745f756e6b6e6f776e5f6174223a313730303030303030332e30"
-    "7d7b227365656e223a317d5b5b2257656c636f6d6521225d2c7b22746f223a2275736572406578616d706c65"
-    "2e636f6d227d5d"
+    "00001440000020c4ff54d941020000000500000003000000020001000701150004000900a80000000a000000"
+    "00000000280000000000000073686f702e7461736b732e73656e645f656d61696c6d61696c2f7372762f7368"
+    "6f707b22706f6c696379223a5b342c322e302c332e302c32302e302c302e355d2c2272656164735f636f6465"
+    "73223a747275652c22617474656d707473223a5b5b312c313730303030303030312e302c3137303030303030"
+    "30322e302c343731312c224b65794572726f723a20276e6f27225d5d2c2266697273745f756e6b6e6f776e5f"
+    "6174223a313730303030303030332e302c226c696d697473223a5b33302e302c32302e305d7d7b227365656e"
+    "223a317d5b5b2257656c636f6d6521225d2c7b22746f223a2275736572406578616d706c652e636f6d227d5d"
 )
 PLAIN = wire.pack(a_message(), SIGNER)
 
@@ -59,6 +66,7 @@ whole = st.integers(0, 2**63 - 1)
 ids = st.builds(lambda a, b: f"{a:019d}-{b:016x}", whole, st.integers(0, 2**64 - 1))
 moments = st.floats(0, 1e11)
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=40)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 policies = st.builds(
     RetryPolicy,
@@ -72,14 +80,14 @@ attempts = st.builds(Attempt, st.integers(1, 100), moments, moments, st.integers
 messages = st.builds(
     Message,
     id=ids,
-    task=words,
+    task=names,
     payload=st.binary(max_size=200),
     serializer=st.sampled_from(["pickle", "json"]),
     created_at=moments,
     chain=ids,
     at=moments,
     priority=st.none() | finite,
-    queue=words,
+    queue=names,
     attempt=st.integers(1, 10**6),
     executions_left=st.none() | st.integers(0, 10**6),
     policy=st.none() | policies,
@@ -90,6 +98,12 @@ messages = st.builds(
     stored=st.booleans(),
     attempts=st.lists(attempts, max_size=3).map(tuple),
     first_unknown_at=st.just(0.0) | moments,
+    delivery=st.integers(1, 2**31),
+    crashes=st.integers(0, 2**16 - 1),
+    interruptions=st.integers(0, 2**16 - 1),
+    expires_at=st.just(0.0) | moments,
+    on_disk=st.booleans(),
+    limits=st.none() | st.builds(Limits, moments, moments),
 )
 
 
@@ -142,7 +156,28 @@ def test_given_a_retry_count_meant_as_for_ever_when_packed_then_it_is_not_refuse
     assert wire.unpack(wire.pack(message, SIGNER), SIGNER).executions_left >= 2**31 - 1
 
 
+@pytest.mark.parametrize("field", ["crashes", "interruptions"])
+def test_given_a_count_beyond_its_room_when_packed_then_it_stays_at_the_most(field):
+    message = a_message(**{field: 70_000})
+    found = wire.unpack(wire.pack(message, SIGNER), SIGNER)
+    assert getattr(found, field) == 65_535
+
+
+def test_given_twenty_long_errors_of_wide_letters_when_packed_then_they_are_read_back():
+    attempts = tuple(Attempt(n, 1.0, 2.0, 3, "\U0001f4a5" * 500) for n in range(1, 21))
+    message = a_message(attempts=attempts)
+    assert wire.unpack(wire.pack(message, SIGNER), SIGNER).attempts == attempts
+
+
 # refusing
+
+
+@pytest.mark.parametrize("field", ["task", "queue"])
+@pytest.mark.parametrize("letter", ["\n", "\0", "\x1b", "\x7f", "\u2028", "\u202e"], ids=ascii)
+def test_given_a_name_with_control_characters_when_unpacked_then_it_is_refused(field, letter):
+    forged = a_message()._replace(**{field: f"app{letter}forged"})
+    with pytest.raises(WireError, match="control characters"):
+        wire.unpack(wire.pack(forged, SIGNER), SIGNER)
 
 
 @pytest.mark.parametrize("bit", [0x01, 0x80])
@@ -162,13 +197,49 @@ def test_given_an_envelope_when_truncated_anywhere_then_it_is_refused(envelope):
             wire.unpack(envelope[:length], SIGNER)
 
 
-@given(message=messages, data=st.data())
-def test_given_any_envelope_when_a_byte_is_changed_then_it_is_refused(message, data):
-    changed = bytearray(wire.pack(message, SIGNER))
-    position = data.draw(st.integers(0, len(changed) - 1))
-    changed[position] ^= data.draw(st.integers(1, 255))
+@st.composite
+def mutations(draw):
+    """An envelope, and what somebody without the key made of it and of a second one."""
+    one, other = (wire.pack(draw(messages), SIGNER) for _ in range(2))
+    at, end = sorted(draw(st.tuples(*[st.integers(0, len(one))] * 2)))
+    some = draw(st.binary(min_size=1, max_size=40))
+    changed = draw(
+        st.sampled_from(
+            [
+                one[:at] + bytes([one[at % len(one)] ^ (some[0] or 1)]) + one[at + 1 :],
+                one[:at] + some + one[at:],  # insert
+                one[:at] + some + one[end:],  # replace
+                one[:at] + one[end:],  # delete
+                one[:at],  # truncate
+                one + some,  # extend
+                one[:end] + one[at:],  # a part of it twice
+                one[:at] + one[at:end][::-1] + one[end:],
+                one[:at] + other[at:],  # splices of two
+                one[:at] + other[end:],
+                one + other,
+                one[:4] + other[4 : 4 + wire.MAC_SIZE] + one[4 + wire.MAC_SIZE :],
+            ]
+        )
+    )
+    assume(changed not in (one, other))
+    return changed
+
+
+@given(mutations())
+def test_given_any_envelope_when_anything_in_it_is_changed_then_it_is_refused(changed):
     with pytest.raises(WireError):
-        wire.unpack(bytes(changed), SIGNER)
+        wire.unpack(changed, SIGNER)
+
+
+@given(message=messages, at=st.integers(0, 200), byte=st.integers(0, 255))
+def test_given_a_changed_message_when_our_key_signed_it_then_it_is_read_or_refused(
+    message, at, byte
+):
+    data = bytearray(wire.pack(message, SIGNER)[len(wire.MAGIC) + wire.MAC_SIZE :])
+    data[at % len(data)] = byte
+    with contextlib.suppress(WireError):
+        found = wire.unpack(wire.MAGIC + SIGNER.sign(bytes(data)) + bytes(data), SIGNER)
+        assert wire.unpack(wire.pack(found, SIGNER), SIGNER).payload == found.payload
 
 
 @given(st.binary(max_size=300))

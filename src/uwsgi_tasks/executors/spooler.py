@@ -5,23 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
-import sys
 import time
+from collections.abc import Callable
 
 from ..errors import NotAvailable
+from ..files import give_to_owner, is_locked, sync_directory
 
 FILE_PREFIX = "uwsgi_spoolfile_on_"
-_LINUX = sys.platform != "darwin"
-_LOCK = (
-    struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    if _LINUX
-    else struct.pack("qqihh", 0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
-)
-_TYPE_AT = 0 if _LINUX else 20
 _TICKS_S = 0.05
 _SWEEP_AFTER_S = 3600.0
-_UNLOCKED = struct.pack("h", fcntl.F_UNLCK)
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
@@ -36,13 +28,20 @@ def hold(path: str) -> None:
     _in_hand[0] = path
 
 
-def file_name(ident: str, attempt: int) -> str:
-    """Return the name of the spool file of an attempt."""
-    return f"{FILE_PREFIX}{ident}.{attempt}"
+def file_name(ident: str, delivery: int) -> str:
+    """Return the name of the spool file of a delivery."""
+    return f"{FILE_PREFIX}{ident}.{delivery}"
 
 
-def submit(spool: str, ident: str, attempt: int, content: bytes) -> None:
-    """Put an attempt into a spool directory.
+def submit(spool: str, ident: str, delivery: int, content: bytes, *, sync: bool = False) -> None:
+    """Put a delivery into a spool directory.
+
+    Args:
+        spool: The directory.
+        ident: The message's id.
+        delivery: Which of its deliveries.
+        content: Of the file.
+        sync: Flush the file and its name to the disk before returning.
 
     The file gets a temporary name first, which uWSGI doesn't look at, and its own when it is whole:
     uWSGI reads and deletes files that are half written (``spooler_manage_task`` in ``spooler.c``).
@@ -50,11 +49,13 @@ def submit(spool: str, ident: str, attempt: int, content: bytes) -> None:
     Raises:
         NotAvailable: The directory is missing, full, or not ours to write to.
     """
-    name = file_name(ident, attempt)
+    name = file_name(ident, delivery)
     temporary = f"{spool}/.{name}"
     try:
-        _write(temporary, spool, content)
+        _write(temporary, spool, content, sync)
         os.rename(temporary, f"{spool}/{name}")
+        if sync:
+            sync_directory(spool)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -65,18 +66,22 @@ def submit(spool: str, ident: str, attempt: int, content: bytes) -> None:
         ) from error
 
 
-def submit_once(spool: str, ident: str, attempt: int, content: bytes) -> None:
-    """Put an attempt into a spool directory unless its file is there already.
+def submit_once(
+    spool: str, ident: str, delivery: int, content: bytes, *, sync: bool = False
+) -> None:
+    """Put a delivery into a spool directory unless its file is there already.
 
     Raises:
         OSError: The directory is missing, full, or not ours to write to.
     """
-    name = file_name(ident, attempt)
+    name = file_name(ident, delivery)
     temporary = f"{spool}/.{name}.{os.getpid()}"
     try:
-        _write(temporary, spool, content)
+        _write(temporary, spool, content, sync)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, f"{spool}/{name}")
+        if sync:
+            sync_directory(spool)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -94,22 +99,18 @@ def state_of(path: str) -> str:
     except OSError:
         return "gone"
     try:
-        # asks for the lock without taking it: a scan at that moment would pass the file over
-        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _LOCK)
+        return "running" if is_locked(descriptor) else "queued"
     finally:
         os.close(descriptor)
-    return "queued" if answer[_TYPE_AT : _TYPE_AT + 2] == _UNLOCKED else "running"
 
 
-def count_running(spool: str) -> int:
-    """Return how many files of a spool directory have a task in hand."""
-    with os.scandir(spool) as entries:
-        paths = [entry.path for entry in entries if entry.name.startswith(FILE_PREFIX)]
-    return sum(state_of(path) == "running" for path in paths)
+def remove_unlocked(path: str, before: Callable[[], object] = bool) -> bool:
+    """Remove a spool file that no spooler has in hand; False if one has, or it is gone.
 
-
-def remove_unlocked(path: str) -> bool:
-    """Remove a spool file that no spooler has in hand; False if one has, or it is gone."""
+    Args:
+        path: The file.
+        before: Called when it is sure that no spooler gets it any more.
+    """
     if path == _in_hand[0]:
         return False
     try:
@@ -118,6 +119,8 @@ def remove_unlocked(path: str) -> bool:
         return False
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:  # else a spooler has just ended it
+            before()
         os.unlink(path)
     except OSError:
         return False
@@ -136,15 +139,16 @@ def sweep(spool: str) -> None:
                         os.unlink(entry.path)
 
 
-def _write(path: str, spool: str, content: bytes) -> None:
+def _write(path: str, spool: str, content: bytes, sync: bool) -> None:
     descriptor = os.open(path, _FLAGS, 0o600)
     try:
         written = os.write(descriptor, content)
         while written < len(content):
             written += os.write(descriptor, memoryview(content)[written:])
         _date_back(descriptor)
-        if os.geteuid() == 0:
-            _give_to_owner(descriptor, spool)
+        give_to_owner(descriptor, spool)
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -158,10 +162,3 @@ def _date_back(descriptor: int) -> None:
     now = time.time()
     if now % 1 < _TICKS_S:
         os.utime(descriptor, (now - 1, now - 1))
-
-
-def _give_to_owner(descriptor: int, spool: str) -> None:
-    """Give a file that root writes to the owner of the spool, whose spooler has to read it."""
-    owner = os.stat(spool)
-    if owner.st_uid:
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)

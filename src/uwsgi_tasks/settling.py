@@ -1,0 +1,208 @@
+"""What follows from an outcome: nothing, another delivery, or a dead letter; written down at once.
+
+Each step is safe before the next: what follows is written first, then the delivery is noted as
+over, then uWSGI may remove its file. A death in between repeats a step and finds it done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+
+from . import inflight, letters, runner, wire
+from .model import Attempt, Message, Outcome, Run, TaskExecutor
+from .places import Places
+from .site import Site
+
+logger = logging.getLogger(__name__)
+
+_ENDS = {
+    "ok": inflight.OK,
+    "retry": inflight.RETRIED,
+    "unknown": inflight.AGAIN,
+    "dead": inflight.DEAD,
+    "unloadable": inflight.DEAD,
+}
+_ATTEMPTS_KEPT = 20
+_UNKNOWN_AGAIN_S = 5.0
+
+
+class Settler(Places):
+    """The part of the engine that ends a delivery."""
+
+    def bounded(self, run: Run, outcome: Outcome) -> Outcome:
+        """Return the outcome, a retry turned into a death where it can't or mustn't be."""
+        if outcome.state != "retry":
+            return outcome
+        spec = run.spec
+        most = (spec.max_attempts if spec else None) or self.settings.max_attempts
+        if run.message.attempt >= most:
+            reason = f"{outcome.reason}, and max_attempts={most} is reached"
+            return outcome._replace(state="dead", reason=reason)
+        try:
+            runner.buffer_of(run)
+        except TypeError as error:
+            return outcome._replace(state="dead", reason="its buffer can't be kept", error=error)
+        return outcome
+
+    def settle(self, site: Site, run: Run, outcome: Outcome, spool: str) -> None:
+        """Write down what follows from an outcome: nothing, another attempt, or a dead letter.
+
+        Raises:
+            Exception: It can't be written; nothing follows, and it can be settled again.
+        """
+        message, state = run.message, outcome.state
+        if state == "unknown":
+            outcome = self._settle_unknown(site, run, outcome, spool)
+            state = outcome.state
+        elif state == "retry":
+            self.deliver(site, self.next_attempt(run, outcome), outcome, run.executor, spool)
+        elif state in ("dead", "unloadable"):
+            text = "".join(traceback.format_exception(outcome.error)) if outcome.error else ""
+            evidence = runner.evidence(run, outcome)
+            error = runner.describe(outcome.error)
+            kept = message._replace(buffer=self._buffer_left(run))
+            self.bury(site, kept, evidence, outcome.reason, spool, error=error, trace=text)
+        self.close(site, message, run.executor, _ENDS[state], checkpointed=run.checkpointed)
+        self.pump_if_any(site, spool)
+        runner.log_end(run, outcome)
+
+    def _buffer_left(self, run: Run) -> bytes:
+        """Return the buffer as the task left it, or as it was where that can't be kept."""
+        try:
+            return runner.buffer_of(run)
+        except TypeError:
+            return run.message.buffer
+
+    def close(
+        self, site: Site, message: Message, executor: int, end: int, *, checkpointed: bool = True
+    ) -> None:
+        """Note that a delivery is over: what follows from it is written down."""
+        if end not in (inflight.RETRIED, inflight.AGAIN):
+            site.finish(message)
+        if checkpointed and site.has_store():
+            site.store.drop_checkpoint(message.id)
+        if executor != TaskExecutor.RUNTIME:
+            site.inflight.end(message.id, message.delivery, end)
+
+    def deliver(
+        self,
+        site: Site,
+        message: Message,
+        outcome: Outcome,
+        executor: int,
+        spool: str,
+        mule: int | str | None = None,
+    ) -> None:
+        """Write the next delivery of a message down; it enters its executor when it is due."""
+        due = time.time() + outcome.wait
+        site.wait(message, due, executor, spool, mule)
+        try:  # from here on the timekeeper can do the rest
+            if outcome.wait or executor != TaskExecutor.SPOOLER:
+                site.home.wake_timekeeper()
+            elif message.priority is None:
+                site.promote(due, None)
+                if not outcome.next_scan:
+                    self.wake(site, spool)
+            else:
+                self.pump(site, spool)
+        except Exception:
+            logger.exception("Task %s %s waits for the timekeeper", message.task, message.id)
+
+    def _settle_unknown(self, site: Site, run: Run, outcome: Outcome, spool: str) -> Outcome:
+        message, now = run.message, time.time()
+        since = message.first_unknown_at or now
+        left = since + self.settings.unknown_grace - now
+        if left <= 0:
+            evidence, error = runner.evidence(run, outcome), runner.describe(outcome.error)
+            self.bury(site, message, evidence, outcome.reason, spool, error=error)
+            return outcome._replace(state="dead")
+        again = message._replace(first_unknown_at=since, delivery=message.delivery + 1)
+        wait = min(_UNKNOWN_AGAIN_S, left)
+        self.deliver(site, again, outcome._replace(wait=wait), run.executor, spool)
+        return outcome
+
+    def next_attempt(self, run: Run, outcome: Outcome) -> Message:
+        """Return the message of the attempt that follows a retry."""
+        message, spec = run.message, run.spec
+        changed = run.policy is not (message.policy or (spec and spec.policy))
+        return message._replace(
+            attempt=message.attempt + 1,
+            delivery=message.delivery + 1,
+            executions_left=outcome.executions_left,
+            policy=run.policy if changed else message.policy,
+            at=0.0,
+            buffer=runner.buffer_of(run),
+            attempts=(*message.attempts, runner.evidence(run, outcome))[-_ATTEMPTS_KEPT:],
+        )
+
+    def bury(
+        self,
+        site: Site,
+        message: Message,
+        evidence: Attempt | None,
+        reason: str,
+        spool: str,
+        *,
+        error: str = "",
+        trace: str = "",
+    ) -> None:
+        """Keep a dead letter of a message.
+
+        Args:
+            site: The home.
+            message: What is dead.
+            evidence: Its last attempt, if it started.
+            reason: Why, in a few words.
+            spool: Spool directory it came from, if any.
+            error: The last exception's type and text.
+            trace: The last exception's traceback.
+        """
+        story = message
+        if evidence is not None:
+            attempts = (*message.attempts, evidence)[-_ATTEMPTS_KEPT:]
+            story = message._replace(attempts=attempts)
+        letter = letters.letter_of(story, reason, error, trace, spool)
+        site.bury(letter, wire.pack(message, site.signer), sync=message.on_disk)
+        if not site.home.durable and self.first_time("", "ephemeral"):
+            logger.warning(
+                "There is no spooler and no UWSGITASKS_HOME: dead letters lie in %s until the"
+                " server stops",
+                site.home.path,
+            )
+
+    def expire(self, site: Site, message: Message, executor: int, spool: str) -> None:
+        """End a message that wasn't started in time."""
+        self.bury(site, message, None, "expired", spool)
+        self.close(site, message, executor, inflight.EXPIRED)
+        self.pump_if_any(site, spool)
+        logger.warning(
+            "Task %s %s expired %.1f s ago: it isn't started",
+            message.task,
+            message.id,
+            time.time() - message.expires_at,
+            extra={"action": "expired", "task": message.task, "task_id": message.id},
+        )
+
+    # moving on
+
+    def wake(self, site: Site, spool: str) -> None:
+        """Wake the spoolers of a directory: ours by a signal, another instance's by its FIFO."""
+        if site.home.is_paused():
+            return  # resume() wakes them
+        if not self.server.wake(spool):
+            site.home.wake_timekeeper()
+
+    def pump(self, site: Site, spool: str, *, swap: bool = True) -> None:
+        """Let the most urgent prioritised tasks of a spool in, one per spooler process."""
+        if site.pump(spool, max(1, len(self.server.spooler_pids(spool))), swap=swap):
+            self.wake(site, spool)
+
+    def pump_if_any(self, site: Site, spool: str) -> None:
+        """Pump where prioritised tasks wait; costs nothing where none do."""
+        if spool and site.home.priorities_wait():
+            try:
+                self.pump(site, spool)
+            except Exception:  # the timekeeper pumps too
+                logger.exception("The prioritised tasks of %s wait for the timekeeper", spool)

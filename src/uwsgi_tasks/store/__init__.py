@@ -1,0 +1,16 @@
+"""The store: what waits, what is scheduled. The only package that knows SQL.
+
+One SQLite database per home, in WAL mode; one connection per thread and process, opened after the
+fork. ``synchronous=NORMAL``: what was committed survives the death of every process.
+"""
+
+from __future__ import annotations
+
+from .schedules import Firing, Schedules
+from .waiting import FINAL, IN_SPOOL, WAITING, Waiting, WaitingPlace
+
+__all__ = ["FINAL", "IN_SPOOL", "WAITING", "Firing", "Store", "Waiting"]
+
+
+class Store(WaitingPlace, Schedules):
+    """The database of a home, whole."""

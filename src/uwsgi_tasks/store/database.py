@@ -1,0 +1,148 @@
+"""The database of a home: its tables, and one connection per thread of each process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+
+from .. import files
+
+_BUSY_TIMEOUT_S = 60.0
+_OPEN_TRIES = 50
+_MIGRATIONS = (
+    """
+    CREATE TABLE waiting (
+        id TEXT PRIMARY KEY, delivery INTEGER NOT NULL, due REAL NOT NULL, priority REAL,
+        executor INTEGER NOT NULL, spool TEXT NOT NULL, mule TEXT NOT NULL,
+        envelope BLOB NOT NULL, on_disk INTEGER NOT NULL, state INTEGER NOT NULL,
+        changed_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX waiting_due ON waiting (due) WHERE state = 0 AND priority IS NULL;
+    CREATE INDEX waiting_priority ON waiting (spool, state, priority, due, id)
+        WHERE priority IS NOT NULL AND state < 2;
+    CREATE INDEX waiting_final ON waiting (changed_at) WHERE state = 2;
+    CREATE TABLE schedules (
+        name TEXT PRIMARY KEY, incarnation TEXT NOT NULL, rule TEXT NOT NULL,
+        target TEXT NOT NULL, number INTEGER NOT NULL, iterations INTEGER,
+        active INTEGER NOT NULL, next_at REAL
+    ) WITHOUT ROWID;
+    CREATE TABLE firings (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, name TEXT NOT NULL,
+        number INTEGER NOT NULL, fired_at REAL NOT NULL
+    );
+    CREATE TABLE checkpoints (
+        id TEXT PRIMARY KEY, buffer BLOB NOT NULL, saved_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE passed_over (
+        id TEXT PRIMARY KEY, delivery INTEGER NOT NULL, path TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+class Database:
+    """The database of a home.
+
+    Life: made with a path; each thread of each process opens its own connection at its first use.
+    A connection that came over a fork is never used or closed: SQLite forbids both.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._inherited: list[sqlite3.Connection] = []
+
+    def connection(self) -> sqlite3.Connection:
+        """Return this thread's connection."""
+        local = self._local
+        if getattr(local, "pid", None) != os.getpid():
+            if hasattr(local, "connection"):
+                self._inherited.append(local.connection)
+            local.connection = _open(self.path)
+            local.pid = os.getpid()
+        connection: sqlite3.Connection = local.connection
+        return connection
+
+    def close(self) -> None:
+        """Close this thread's connection, before a fork."""
+        if getattr(self._local, "pid", None) == os.getpid():
+            self._local.connection.close()
+            del self._local.connection, self._local.pid
+
+    def abandon(self) -> None:
+        """Never use this thread's connection again: somebody closed its descriptors."""
+        if hasattr(self._local, "connection"):
+            self._inherited.append(self._local.connection)
+            del self._local.connection, self._local.pid
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the write lock for a block; roll back when it raises."""
+        connection = self.connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def flushed(self, on_disk: bool) -> Iterator[sqlite3.Connection]:
+        """Let what is committed in a block reach the disk before it ends, where asked for."""
+        connection = self.connection()
+        if on_disk:
+            connection.execute("PRAGMA synchronous = FULL")
+        try:
+            yield connection
+        finally:
+            if on_disk:
+                connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _open(path: str) -> sqlite3.Connection:
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        files.give_to_owner(descriptor, os.path.dirname(path))
+        os.close(descriptor)
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    for tries_left in range(_OPEN_TRIES, -1, -1):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            _migrate(connection)
+        except sqlite3.DatabaseError as error:
+            # switching to WAL doesn't wait for the busy timeout while another process does the same
+            if not tries_left or "locked" not in str(error):
+                connection.close()
+                raise
+            time.sleep(0.02)
+        else:
+            break
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    if _version(connection) == len(_MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for number in range(_version(connection), len(_MIGRATIONS)):
+            for statement in _MIGRATIONS[number].split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
