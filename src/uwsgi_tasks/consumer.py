@@ -56,16 +56,22 @@ def end_if_due() -> None:
             recycler.end_now()
 
 
-def may_take(this: engine.Engine, site: Site) -> bool:
+def scan_again(this: engine.Engine) -> None:
+    """Scan once more after this scan: a file came while this spooler was in its handler."""
+    if isinstance(this.server, Uwsgi):
+        this.server.scan_again()
+
+
+def may_take(this: engine.Engine, site: Site, spool: str) -> bool:
     """Tell whether this spooler may take another task; it waits here while taking is paused.
 
     A file that is given back would be looked at again at each scan, and count as a task.
     """
-    if site.home.is_paused():
+    if site.home.is_paused(spool):
         here = this.server
         harakiri = here.spooler_harakiri() if isinstance(here, Uwsgi) else 0
         longest = max(1.0, harakiri - _HARAKIRI_MARGIN_S) if harakiri else 1e9
-        if not site.home.wait_resumed(longest):
+        if not site.home.wait_resumed(longest, spool):
             return False
     if this.unsettled:
         try:
@@ -94,7 +100,7 @@ def take(this: engine.Engine, site: Site, message: Message, spool: str, path: st
     if message.at and message.at > time.time():
         again = message._replace(delivery=message.delivery + 1)
         site.wait(again, message.at, TaskExecutor.SPOOLER, spool)
-        site.home.wake_timekeeper()
+        site.home.wake_timekeeper_for(message.at)
     elif message.stored and site.is_superseded(message):
         this.pump_if_any(site, spool)  # the process that ended it may have died before it pumped
     elif message.expires_at and message.expires_at <= time.time():
@@ -116,7 +122,7 @@ def _process(this: engine.Engine, site: Site, message: Message, spool: str, path
     if outcome is not engine.PAUSED:
         return SPOOL_OK
     # it may be cancelled meanwhile: everything is looked at anew
-    return take(this, site, message, spool, path) if may_take(this, site) else SPOOL_RETRY
+    return take(this, site, message, spool, path) if may_take(this, site, spool) else SPOOL_RETRY
 
 
 def put_again(this: engine.Engine, site: Site, message: Message, content: bytes, spool: str) -> int:

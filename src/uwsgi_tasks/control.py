@@ -5,48 +5,128 @@ from __future__ import annotations
 import os
 import time
 from datetime import timedelta
+from typing import NamedTuple
 
 from . import engine, runner
 from .errors import NotAvailable
+from .home import SPOOL
 from .model import TaskExecutor
 from .server import Server, Uwsgi
 from .site import Site
 
-__all__ = ["busy", "counters", "drain", "pause", "paused", "reload", "resume"]
+__all__ = [
+    "Queue",
+    "busy",
+    "counters",
+    "drain",
+    "pause",
+    "paused",
+    "queues",
+    "reload",
+    "resume",
+]
 
 _LOOK_S = 0.02
 
 
-def pause() -> None:
+class Queue(NamedTuple):
+    """What there is of a queue.
+
+    Attributes:
+        waiting: Tasks that wait for their time: delays and retries.
+        ready: Tasks with a priority that wait for their turn.
+        in_spool: Tasks in the spool directory that no spooler has in hand.
+        in_hand: Tasks that run.
+        paused: Whether taking them is paused, alone or with all.
+    """
+
+    waiting: int
+    ready: int
+    in_spool: int
+    in_hand: int
+    paused: bool
+
+
+def pause(queue: str | None = None) -> None:
     """Take no further tasks; what runs goes on, what comes is kept.
+
+    Args:
+        queue: Pause this one alone, which has a spool directory of its own.
 
     Raises:
         NotAvailable: There is no home here; see ``configure(home=…)``.
+        OptionValueError: The queue has no spool directory of its own.
     """
-    engine.current().require_site().home.pause(True)
+    this = engine.current()
+    if queue is None:
+        this.require_site().home.pause(True)
+    else:
+        spool = this.own_spool_of(queue)
+        this.require_site(spool).home.pause_spool(spool, True)
 
 
-def resume() -> None:
+def resume(queue: str | None = None) -> None:
     """Take tasks again.
+
+    Args:
+        queue: Resume this one alone; it stays paused while everything is.
+
+    Raises:
+        NotAvailable: There is no home here; see ``configure(home=…)``.
+        OptionValueError: The queue has no spool directory of its own.
+    """
+    this = engine.current()
+    if queue is None:
+        site, spools = this.require_site(), this.server.own_spools()
+        site.home.pause(False)
+    else:
+        spools = [this.own_spool_of(queue)]
+        site = this.require_site(spools[0])
+        site.home.pause_spool(spools[0], False)
+    for spool in spools:
+        this.wake(site, spool)
+    site.home.wake_timekeeper(SPOOL)
+
+
+def paused(queue: str | None = None) -> bool:
+    """Tell whether taking tasks is paused.
+
+    Args:
+        queue: Ask for this one, which has a spool directory of its own.
+
+    Raises:
+        NotAvailable: There is no home here; see ``configure(home=…)``.
+        OptionValueError: The queue has no spool directory of its own.
+    """
+    this = engine.current()
+    spool = "" if queue is None else this.own_spool_of(queue)
+    return this.require_site(spool).home.is_paused(spool)
+
+
+def queues() -> dict[str, Queue]:
+    """Return what there is of each queue.
+
+    Returns:
+        Each queue that the setting ``queues`` ties to a spool directory, and ``"default"``, which
+        all others count as.
 
     Raises:
         NotAvailable: There is no home here; see ``configure(home=…)``.
     """
     this = engine.current()
-    site = this.require_site()
-    site.home.pause(False)
-    for spool in this.server.own_spools():
-        this.server.wake(spool)
-    site.home.wake_timekeeper()
-
-
-def paused() -> bool:
-    """Tell whether taking tasks is paused.
-
-    Raises:
-        NotAvailable: There is no home here; see ``configure(home=…)``.
-    """
-    return engine.current().require_site().home.is_paused()
+    site, spools = this.require_site(), this.spools()
+    tied = {"default": spools[0] if spools else "", **dict(this.settings.queues)}
+    stored: dict[str, tuple[int, int]] = {}
+    for label, (waiting, ready) in (site.store.queues() if site.has_store() else {}).items():
+        name = label if label in tied else "default"
+        before = stored.get(name, (0, 0))
+        stored[name] = (before[0] + waiting, before[1] + ready)
+    found = {}
+    for name, spool in tied.items():
+        there, in_hand = site.count_files(spool)
+        is_paused = site.home.is_paused(spool)
+        found[name] = Queue(*stored.get(name, (0, 0)), there - in_hand, in_hand, is_paused)
+    return found
 
 
 def busy() -> int:

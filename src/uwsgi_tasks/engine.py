@@ -148,9 +148,9 @@ class Engine(Settler):
         if prioritised or message.at > time.time():
             site.wait(message, message.at, executor, spool, placement.mule)
             if prioritised and message.at <= time.time():
-                self.pump(site, spool)
-            else:
-                site.home.wake_timekeeper()
+                self.take_turn(site, spool, message)
+            if message.at:  # also where it has just become due: its row may wait for its time
+                site.home.wake_timekeeper_for(message.at)
         elif executor == TaskExecutor.SPOOLER:
             content = wire.spool_file(wire.pack(message, site.signer))
             to_spool.submit(spool, message.id, message.delivery, content, sync=message.on_disk)
@@ -223,7 +223,8 @@ class Engine(Settler):
         while True:
             if executor != TaskExecutor.RUNTIME:
                 site.inflight.begin(message.id, message.delivery, envelope)
-                if site.home.is_paused():  # looked at after the record: who drains sees one of both
+                # looked at after the record is there: who drains sees one of both
+                if site.home.is_paused(spool):
                     site.inflight.release()
                     return PAUSED
             run, outcome = runner.run(message, executor, self.resolve, self.call, spool)

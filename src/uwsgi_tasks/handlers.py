@@ -269,13 +269,19 @@ def on_spool(env: dict[Any, Any]) -> int:
         ``SPOOL_OK`` when uWSGI may remove the file, ``SPOOL_RETRY`` when it stays.
     """
     consumer.end_if_due()
+    marks = None
     try:
+        marks = engine.current().require_site().inflight
+        marks.enter()
         if wire.MARK not in env:
             return _on_other(env)
         return _on_file(env)
     except Exception:  # a full disk: the file stays until its next state is safe
         logger.exception("The task of %s stays in the spool", _name_of(env))
         return SPOOL_RETRY
+    finally:
+        if marks is not None and marks.leave():
+            consumer.scan_again(engine.current())
 
 
 def _on_file(env: dict[Any, Any]) -> int:
@@ -284,7 +290,7 @@ def _on_file(env: dict[Any, Any]) -> int:
     site = this.require_site()
     if site.is_replaced(time.time()):
         consumer.end_now(_REPLACED)
-    if not consumer.may_take(this, site):
+    if not consumer.may_take(this, site, spool):
         return SPOOL_RETRY
     content = env.get("body") or env.get(wire.PACKET_KEY) or b""
     name = _name_of(env)

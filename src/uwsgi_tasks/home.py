@@ -12,6 +12,7 @@ import os
 import stat
 import tempfile
 import threading
+import time
 
 from .errors import ConfigError, HomeError
 from .files import cure
@@ -20,6 +21,9 @@ from .server import Server
 from .wire import fingerprint
 
 NAME = ".uwsgi_tasks"
+LOOK, SPOOL, ACTIVE = b"w", b"s", b"a"
+"""What is written to the timekeeper's FIFO: something waits; somebody who can't wake the spoolers
+put a file into a spool; tasks enter the spools, for the first time in a while."""
 
 
 def locate(configured: str | None, server: Server) -> tuple[str, bool] | None:
@@ -152,16 +156,26 @@ class Home(Flags):
 
     # the timekeeper's FIFO
 
-    def wake_timekeeper(self) -> None:
-        """Tell the timekeeper to look again; a full FIFO has told it already."""
+    def wake_timekeeper(self, why: bytes = LOOK) -> None:
+        """Tell the timekeeper something; a full FIFO has told it already.
+
+        Args:
+            why: ``LOOK``, ``SPOOL`` or ``ACTIVE``.
+        """
         try:
-            os.write(self._open_fifo(), b"w")
+            os.write(self._open_fifo(), why)
         except BlockingIOError:
             pass
         except OSError:  # a task closed our descriptor
             self._fifo = None
             with contextlib.suppress(OSError):
-                os.write(self._open_fifo(), b"w")
+                os.write(self._open_fifo(), why)
+
+    def wake_timekeeper_for(self, due: float) -> None:
+        """Tell the timekeeper that something waits until a moment, if it would sleep through it."""
+        planned = self.planned_look()
+        if due < planned or planned < time.time():  # the clock may have been set forward
+            self.wake_timekeeper()
 
     def reopen(self) -> None:
         """Open the FIFO again at its next use: a task closed every descriptor."""

@@ -14,6 +14,7 @@ into the *over* table, before uWSGI removes its file. Both cost some memory copi
 from __future__ import annotations
 
 import fcntl
+import functools
 import mmap
 import os
 import struct
@@ -36,7 +37,8 @@ _RECORDS, _SIZE, MOST = 4096, 128, 255
 _RUN = struct.Struct("<36sIdB")
 _STATE = _RUN.size - 1
 _MARK, _MARK_AT = struct.Struct("<d"), 56
-_OWNER, _OWNER_AT = struct.Struct("<BHIQII"), 64
+_OWNER, _OWNER_AT, _PID_AT = struct.Struct("<BHIQII"), 64, 64 + 3
+_HANDLING, _WORD, _SPACE_AT = 96, 97, 104
 _BUCKETS, _BUCKET, _ENTRY = 8192, 128, struct.Struct("<8sIBB2x")
 _NEW_ENTRY = struct.Struct("<8sIBB")
 _OVER = _RECORDS + MOST * _SIZE
@@ -44,6 +46,7 @@ _TOTAL = _OVER + _BUCKETS * _BUCKET
 _HAND_SIZE = 65536 + 8
 _EXITING = 0x4
 """PF_EXITING of Linux's ``sched.h``: descriptors are closed before children get a new parent."""
+_fence = threading.Lock()
 
 
 class Instance(NamedTuple):
@@ -102,6 +105,7 @@ class Inflight:
         self._hand: mmap.mmap | None = None
         self.place: int | None = None
         self.was_closed = False
+        self._places: dict[int, int] = {}
         self._descriptor, self._map = files.map_file(path, _TOTAL)
         if not self._map[0]:
             self._map[: len(_MAGIC)] = _MAGIC
@@ -118,6 +122,7 @@ class Inflight:
             self._reopen_if_closed()
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, _USED)  # one claimant at a time
             try:
+                self._forget_words()
                 self.place = next((n for n in range(MOST) if self._is_vacant(n)), None)
                 if self.place is not None:
                     self._take(self.place)
@@ -135,6 +140,7 @@ class Inflight:
         self._map[at : at + _SIZE] = bytes(_SIZE)
         owner = _OWNER.pack(kind, number, pid, _clock_of(pid), *instance)
         self._map[at + _OWNER_AT : at + _OWNER_AT + _OWNER.size] = owner
+        self._map[at + _SPACE_AT : at + _SIZE] = _space().ljust(_SIZE - _SPACE_AT, b"\0")
         self._map[_USED] = max(self._map[_USED], place + 1)
 
     def _is_vacant(self, place: int) -> bool:
@@ -182,6 +188,62 @@ class Inflight:
         if self.place is not None and os.getpid() == self.record(self.place).pid:
             at = _RECORDS + self.place * _SIZE + _MARK_AT
             self._map[at : at + 8] = _MARK.pack(time.time())
+
+    # words between who writes a file and the spooler that is busy
+
+    def enter(self) -> None:
+        """Note that this spooler is in its handler: it is told of files by a word, not a signal."""
+        if self.place is not None:
+            self._map[_RECORDS + self.place * _SIZE + _HANDLING] = 1
+
+    def leave(self) -> bool:
+        """Note that this spooler leaves its handler; tell whether it has to scan again."""
+        if self.place is None:
+            return False
+        at = _RECORDS + self.place * _SIZE
+        self._map[at + _HANDLING] = 0
+        with _fence:  # its atomic instructions: the other side sees the 0 before the word is read
+            pass
+        if not self._map[at + _WORD]:
+            return False
+        self._map[at + _WORD] = 0
+        return True
+
+    def leave_word(self, pid: int) -> bool:
+        """Leave word that a file came for a spooler; False if it has to be told by a signal.
+
+        One that is in its handler sees the word at the end. The word is written before its mark
+        is read once more, and it takes the mark away before it reads the word: one of both sees
+        the other's.
+        """
+        place = self._places.get(pid)
+        if place is None or not self._is_of(place, pid):
+            place = next((n for n in range(self._map[_USED]) if self._is_of(n, pid)), None)
+            if place is None:
+                return False
+            self._places[pid] = place
+        at = _RECORDS + place * _SIZE
+        if not self._map[at + _HANDLING]:
+            return False
+        self._map[at + _WORD] = 1
+        with _fence:
+            pass
+        return self._map[at + _HANDLING] != 0
+
+    def _is_of(self, place: int, pid: int) -> bool:
+        """Tell whether a record is of a process of this PID namespace."""
+        at = _RECORDS + place * _SIZE
+        return (
+            self._map[at + _PID_AT : at + _PID_AT + 4] == pid.to_bytes(4, "little")
+            and self._map[at + _SPACE_AT : at + _SPACE_AT + 8] == _space()
+        )
+
+    def _forget_words(self) -> None:
+        """Take away what a dead process of the same pid, or this one's last record, left."""
+        for place in range(self._map[_USED]):
+            if self._is_of(place, os.getpid()):
+                at = _RECORDS + place * _SIZE
+                self._map[at + _HANDLING] = self._map[at + _WORD] = 0
 
     # looking
 
@@ -340,6 +402,15 @@ class Inflight:
 def is_dying(pid: int) -> bool:
     """Tell whether a process is known to be dead or to be ending, killed perhaps."""
     return os.path.exists("/proc/self/stat") and not _clock_of(pid)
+
+
+@functools.cache
+def _space() -> bytes:
+    """Return what tells the PID namespace of this process from others that use the same home."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino.to_bytes(8, "little")
+    except OSError:
+        return bytes(8)
 
 
 def _hand_start(delivery: int) -> int:

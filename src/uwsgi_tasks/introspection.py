@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from . import calls, engine, options, runner
@@ -158,6 +159,7 @@ class BaseTask:
         run, this = self._run, engine.current()
         message = run.message
         declared = calls.declared.get(message.task, Options())
+        chosen = declared if run.at is None else Options(at=run.at)
         changed = run.spec is not None and run.policy is not run.spec.policy
         step = Message(
             new_id(),
@@ -165,7 +167,7 @@ class BaseTask:
             calls.payload_of(message.task, args, kwargs, message.serializer),
             serializer=message.serializer,
             chain=message.chain,
-            at=options.moment(declared.at if run.at is None else run.at, this.settings.naive_at),
+            at=options.due(chosen, time.time(), this.settings.naive_at),
             priority=message.priority,
             queue=message.queue,
             policy=run.policy if changed else message.policy,

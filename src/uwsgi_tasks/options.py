@@ -26,6 +26,7 @@ class Options(NamedTuple):
     working_dir: str | None = CALLER_DIR
     priority: float | None = None
     at: Any = None
+    delay: float = 0.0
     spooler_return: bool = False
     retry_count: int | None = None
     retry_timeout: float = 0.0
@@ -102,6 +103,10 @@ def change(options: Options, values: Mapping[str, Any], task: str, *, call: bool
             raise OptionError(f"Task {task}: {name}={_shown(value)}: {error}") from None
         except (ValueError, OverflowError) as error:
             raise OptionValueError(f"Task {task}: {name}={_shown(value)}: {error}") from None
+    if checked.get("at") is not None:  # whichever is said last holds
+        checked.setdefault("delay", 0.0)
+    elif values.get("delay") is not None:
+        checked.setdefault("at", None)
     changed = options._replace(**checked)
     problem = _contradiction(changed)
     if problem is not None:
@@ -111,6 +116,10 @@ def change(options: Options, values: Mapping[str, Any], task: str, *, call: bool
 
 def _contradiction(options: Options) -> str | None:
     """Return what two options say against each other, or ``None``."""
+    if options.at is not None and options.delay:
+        return (
+            f"at={_shown(options.at)} and delay={options.delay:g} both say when it runs: give one"
+        )
     if options.timeout and options.soft_timeout >= options.timeout:
         return (
             f"soft_timeout={options.soft_timeout:g} has to be shorter than"
@@ -191,6 +200,19 @@ def moment(at: Any, naive_at: str) -> float:
             at = at.replace(tzinfo=timezone.utc)
         return max(0.0, float(at.timestamp()))
     return max(0.0, float(at))
+
+
+def due(options: Options, now: float, naive_at: str) -> float:
+    """Return from when on a call may run, as epoch seconds; 0 is at once.
+
+    Args:
+        options: The options of the call.
+        now: Epoch seconds of the call.
+        naive_at: How a datetime without a zone is read.
+    """
+    if options.delay:
+        return now + options.delay
+    return moment(options.at, naive_at)
 
 
 def _expires(value: Any) -> Any:
@@ -321,6 +343,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "working_dir": _directory,
     "priority": _priority,
     "at": _at,
+    "delay": lambda value: 0.0 if value is None else _seconds(value),
     "spooler_return": _flag,
     "retry_count": _optional(_count),
     "retry_timeout": lambda value: 0.0 if value is None else _seconds(value),

@@ -121,6 +121,26 @@ class Places:
             )
         return path or spools[0]
 
+    def own_spool_of(self, queue: str) -> str:
+        """Return the spool directory that only this queue uses.
+
+        Raises:
+            OptionValueError: There is none.
+        """
+        tied = dict(self.settings.queues)
+        spool = self.spool_for(queue, Placement(TaskExecutor.SPOOLER))
+        others = [name for name, path in tied.items() if path == spool and name != queue]
+        if spool == self.spools()[0] and queue != "default":
+            others.append("default")
+        if queue not in tied or others:
+            shared = f", which it shares with {', '.join(map(repr, others))}" if others else ""
+            raise OptionValueError(
+                f"The queue {queue!r} has no spool directory of its own (it goes to"
+                f" {spool}{shared}): add `spooler = DIRECTORY` to uwsgi.ini and tie it to that with"
+                f" queues={{{queue!r}: DIRECTORY}}"
+            )
+        return spool
+
     # why not
 
     def problem(self, executor: int, placement: Placement) -> str | None:

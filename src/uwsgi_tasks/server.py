@@ -60,8 +60,13 @@ class Outside:
         """Return the number of this worker or mule, 0 elsewhere."""
         return 0
 
-    def wake(self, spool: str) -> bool:
-        """Wake the spoolers of a directory, busy ones too; False if this instance has none."""
+    def wake(self, spool: str, tell: Callable[[int], bool] = lambda pid: False) -> bool:
+        """Wake the spoolers of a directory, busy ones too; False if this instance has none.
+
+        Args:
+            spool: The directory.
+            tell: Tells a spooler in another way, by its pid; False where it can't.
+        """
         return False
 
     def set_harakiri(self, seconds: int) -> None:
@@ -145,15 +150,21 @@ class Uwsgi(Outside):
                 return os.fsdecode(path)
         return os.getcwd()  # uWSGI enters the spool before each task
 
-    def wake(self, spool: str) -> bool:
+    def wake(self, spool: str, tell: Callable[[int], bool] = lambda pid: False) -> bool:
         """See ``Outside``; SIGUSR1 reaches busy spoolers too, whom uWSGI itself leaves alone."""
         pids = self.spooler_pids(spool)
         for pid in pids:
+            if tell(pid):
+                continue
             try:  # noqa: SIM105  every call passes here
                 os.kill(pid, signal.SIGUSR1)
             except (ProcessLookupError, PermissionError):
                 pass
         return bool(pids)
+
+    def scan_again(self) -> None:
+        """Let this spooler look through its directory again, after the scan that it is in."""
+        os.kill(os.getpid(), signal.SIGUSR1)
 
     def outlive_early_wake_ups(self) -> None:
         """Ignore SIGUSR1 in the master, so that spoolers do until they have set their handler.

@@ -11,6 +11,7 @@ import time
 import traceback
 
 from . import inflight, letters, runner, wire
+from .home import ACTIVE, SPOOL
 from .model import Attempt, Message, Outcome, Run, TaskExecutor
 from .places import Places
 from .site import Site
@@ -100,13 +101,12 @@ class Settler(Places):
         site.wait(message, due, executor, spool, mule)
         try:  # from here on the timekeeper can do the rest
             if outcome.wait or executor != TaskExecutor.SPOOLER:
-                site.home.wake_timekeeper()
+                site.home.wake_timekeeper_for(due)
             elif message.priority is None:
-                site.promote(due, None)
-                if not outcome.next_scan:
+                if site.promote_one(message.id, due) and not outcome.next_scan:
                     self.wake(site, spool)
             else:
-                self.pump(site, spool)
+                self.take_turn(site, spool, message)
         except Exception:
             logger.exception("Task %s %s waits for the timekeeper", message.task, message.id)
 
@@ -188,16 +188,29 @@ class Settler(Places):
     # moving on
 
     def wake(self, site: Site, spool: str) -> None:
-        """Wake the spoolers of a directory: ours by a signal, another instance's by its FIFO."""
-        if site.home.is_paused():
+        """Wake the spoolers of a directory: ours by a signal, another instance's by its FIFO.
+
+        One that is in its handler gets word instead: uWSGI counts signals, and would scan as often.
+        """
+        if site.home.is_paused(spool):
             return  # resume() wakes them
-        if not self.server.wake(spool):
-            site.home.wake_timekeeper()
+        if not self.server.wake(spool, site.inflight.leave_word):
+            site.home.wake_timekeeper(SPOOL)
+        elif site.home.note_activity():
+            site.home.wake_timekeeper(ACTIVE)
 
     def pump(self, site: Site, spool: str, *, swap: bool = True) -> None:
         """Let the most urgent prioritised tasks of a spool in, one per spooler process."""
-        if site.pump(spool, max(1, len(self.server.spooler_pids(spool))), swap=swap):
+        if site.pump(spool, self._window(spool), swap=swap):
             self.wake(site, spool)
+
+    def take_turn(self, site: Site, spool: str, message: Message) -> None:
+        """Let a message into its spool that has become ready, if it is its turn."""
+        if site.has_turn(spool, self._window(spool), message.id, message.priority or 0.0):
+            self.pump(site, spool)
+
+    def _window(self, spool: str) -> int:
+        return max(1, len(self.server.spooler_pids(spool)))
 
     def pump_if_any(self, site: Site, spool: str) -> None:
         """Pump where prioritised tasks wait; costs nothing where none do."""

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import files, paths, wire
@@ -21,20 +21,17 @@ from .home import Home
 from .inflight import CANCELLED, Inflight
 from .letters import DeadLetter, Letters
 from .model import Message, TaskExecutor
+from .moving import Moving
 
 if TYPE_CHECKING:
-    from .store import Store, Waiting
+    from .store import Store
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 500
-_LATER_S = 5.0
 _LOOK_AGAIN_S = 1.0
-_QUEUE_FULL_S = 0.1
-SendToMule = Callable[[bytes, "int | str | None"], bool]
 
 
-class Site:
+class Site(Moving):
     """A home in use.
 
     Life: made when the first message for it is placed or handled; the store opens at its first use.
@@ -143,8 +140,6 @@ class Site:
         store = self.store
         from .store import Waiting
 
-        if message.priority is not None and executor == TaskExecutor.SPOOLER:
-            self.home.mark_priorities(wait=True)
         if message.on_disk:
             self._flush_names()
         envelope = wire.pack(message._replace(stored=True), self.signer)
@@ -158,8 +153,15 @@ class Site:
             "" if mule is None else f"{type(mule).__name__}:{mule}",
             envelope,
             message.on_disk,
+            message.queue,
         )
-        return store.put(row)
+        is_ready = row.priority is not None and due <= time.time()
+        if is_ready:
+            self.home.mark_priorities(wait=True)  # a caller that dies after the next line
+        taken = store.put(row)
+        if is_ready:
+            self.home.mark_priorities(wait=True)  # a pump in between saw none
+        return taken
 
     def _flush_names(self) -> None:
         """Let the store itself be found after a power cut."""
@@ -180,124 +182,6 @@ class Site:
         """Note in the store that a message reached its final state."""
         if message.stored:
             self.store.finish(message.id, message.delivery)
-
-    def promote(self, now: float, send: SendToMule | None, spool: str = "") -> set[str]:
-        """Move what is due to its executor; return the spools that got something.
-
-        Args:
-            now: Epoch seconds.
-            send: Hands an envelope to a mule, raises ``NotAvailable`` where there is no such one;
-                ``None`` where that can't be done from here: those rows stay for the timekeeper.
-            spool: Spool directory for what is for a mule that isn't there any more, if any.
-        """
-        spools: set[str] = set()
-        while True:
-            with self.store.transaction():
-                rows = self.store.due(now, _BATCH, mules=send is not None)
-                for row in rows:
-                    self._promote_one(row, now, send, spools, spool)
-            if len(rows) < _BATCH:
-                return spools
-
-    def _promote_one(
-        self, row: Waiting, now: float, send: SendToMule | None, spools: set[str], spool: str
-    ) -> None:
-        if row.executor == TaskExecutor.MULE and send is not None:
-            try:
-                sent = self._sent(row, send)
-            except NotAvailable as error:
-                logger.error("Message %s for a mule goes to a spooler: %s", row.id, error)
-                row = row._replace(spool=spool)
-            else:
-                if sent:
-                    self.store.finish(row.id, row.delivery)
-                else:
-                    self.store.postpone(row.id, now + _QUEUE_FULL_S)
-                return
-        if row.spool and self._enter_spool(row):
-            spools.add(row.spool)
-        else:
-            self.store.postpone(row.id, now + _LATER_S)
-
-    def _sent(self, row: Waiting, send: SendToMule) -> bool:
-        kind, _, name = row.mule.partition(":")
-        return send(row.envelope, int(name) if kind == "int" else name or None)
-
-    def _enter_spool(self, row: Waiting) -> bool:
-        try:
-            content = wire.spool_file(row.envelope)
-            to_spool.submit_once(row.spool, row.id, row.delivery, content, sync=row.on_disk)
-        except OSError as error:
-            logger.error("The spool %s takes no task, it is tried again: %s", row.spool, error)
-            return False
-        self.store.mark_in_spool([row.id])
-        return True
-
-    def pump(self, spool: str, window: int, *, swap: bool) -> bool:
-        """Move the most urgent prioritised tasks into a spool, up to a window of files there.
-
-        Args:
-            spool: The spool directory.
-            window: How many prioritised files may lie there.
-            swap: A file that nobody has in hand makes room for a more urgent one. Not for a thread
-                beside a running spooler, whose own lock it wouldn't see.
-
-        Returns:
-            Whether something entered the spool.
-        """
-        entered = False
-        with self.store.transaction():
-            there = self._there(spool)
-            for row in self.store.most_urgent(spool, time.time(), window):
-                window -= self._make_room(spool, there, row, window) if swap else 0
-                if len(there) >= window:
-                    break
-                entered |= self._enter_spool(row)
-                there.append(row)
-            if not self.store.has_priorities():
-                self.home.mark_priorities(wait=False)
-        return entered
-
-    def _make_room(self, spool: str, there: list[Waiting], row: Waiting, window: int) -> int:
-        """Take files back that are less urgent than a row until it has room.
-
-        Returns:
-            How many files couldn't be taken back, because they are in hand.
-        """
-        in_hand = 0
-        while there and len(there) >= window - in_hand:
-            worst = max(there, key=_urgency)
-            if _urgency(worst) <= _urgency(row):
-                break
-            there.remove(worst)
-            if self._take_back(spool, worst):
-                break
-            in_hand += 1
-        return in_hand
-
-    def _there(self, spool: str) -> list[Waiting]:
-        """Return the prioritised rows whose files lie in a spool; the others wait again.
-
-        A run notes its end before uWSGI removes the file: a row that is in the spool and has no
-        file was taken back by a process that died before it could note that.
-        """
-        there = []
-        for row in self.store.prioritised_in_spool(spool):
-            if self._lies(spool, row):
-                there.append(row)
-            else:
-                self.store.take_back(row.id)
-        return there
-
-    def _lies(self, spool: str, row: Waiting) -> bool:
-        return os.path.exists(os.path.join(spool, to_spool.file_name(row.id, row.delivery)))
-
-    def _take_back(self, spool: str, row: Waiting) -> bool:
-        path = os.path.join(spool, to_spool.file_name(row.id, row.delivery))
-        if not to_spool.remove_unlocked(path):
-            return False
-        self.store.take_back(row.id)
-        return True
 
     # dead letters
 
@@ -323,7 +207,7 @@ class Site:
         if self.letters.has(ident):
             return "dead", ""
         stands = self.store.stands_at(ident) if self.has_store() else None
-        if stands is not None and stands[1] == _WAITING:
+        if stands is not None and stands[1] in _WAITS:
             return "queued", ""
         over = self.inflight.over_at(ident)  # a file of what is over is none any more
         delivery = max(stands[0] if stands else 1, over[0] + 1 if over else 1)
@@ -338,16 +222,22 @@ class Site:
     def _is_in_hand(self, ident: str) -> bool:
         return any(record.id == ident for record in self.inflight.busy())
 
+    def count_files(self, spool: str) -> tuple[int, int]:
+        """Return how many tasks lie in a spool directory, and how many of those are in hand."""
+        names = to_spool.names_in(spool)
+        in_hand = {to_spool.file_name(r.id, r.delivery) for r in self.inflight.busy()}
+        return len(names), len(in_hand.intersection(names))
+
     def cancel(self, ident: str, spools: Sequence[str]) -> bool:
         """Remove a message that is queued; False if it isn't."""
         state, path = self.find(ident, spools)
         if state != "queued":
             return False
         if not path:
-            stands = self.store.stands_at(ident)
-            if stands is None or not self.store.cancel(ident):
-                return self.cancel(ident, spools)  # it has entered the spool meanwhile
-            self.inflight.note_over(ident, stands[0], CANCELLED)
+            cancelled = self.store.cancel(ident)
+            if not cancelled:  # it has just moved on
+                return bool(self.find(ident, spools)[1]) and self.cancel(ident, spools)
+            self.inflight.note_over(ident, cancelled, CANCELLED)
             return True
         delivery = int(path.rpartition(".")[2])
 
@@ -363,15 +253,12 @@ class Site:
         over = self.inflight.over_at(ident)
         if over is not None and over[:2] == (delivery, CANCELLED):
             return True  # its file can't be removed: it is passed over
-        if not self.home.is_paused() or self._is_in_hand(ident):
+        if not self.home.is_paused(os.path.dirname(path)) or self._is_in_hand(ident):
             return False  # a spooler has it, and is about to begin
         note()  # a paused spooler has it, and looks at it when taking goes on
         return True
 
 
-def _urgency(row: Waiting) -> tuple[float, str]:
-    return (row.priority or 0.0, row.id)
-
-
-_WAITING, _FINAL = 0, 2
+_FINAL = 3  # as in the store, which isn't imported where nothing waits
+_WAITS = (0, 1)
 _PRUNE_EVERY = 200

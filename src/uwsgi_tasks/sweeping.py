@@ -15,7 +15,7 @@ import stat
 import time
 
 from . import letters
-from .executors.spooler import FILE_PREFIX
+from .executors.spooler import FILE_PREFIX, names_in
 from .site import Site
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ OVERHEAD = 1 << 20
 """Bytes that a message may have beyond its arguments."""
 _YOUNG_S = 60.0
 _SHORTEST = 4
+_LARGE = 1 << 20
 
 
 def sweep(site: Site, spool: str, most: int) -> int:
@@ -48,6 +49,22 @@ def sweep(site: Site, spool: str, most: int) -> int:
                         _move_away(site, entry.path, reason, found)
                         swept += 1
     return swept
+
+
+def tell_of_size(spool: str) -> bool:
+    """Say so where an empty directory is large, as ext4 leaves it; every scan reads it whole."""
+    size = os.stat(spool).st_size
+    if size <= _LARGE or names_in(spool):
+        return False
+    logger.warning(
+        "The spool directory %s is empty and has %d MiB, which every scan reads: it once held very"
+        ' many files. Replace it when the server is stopped; see "The spool directory" in the guide'
+        " to deploying",
+        spool,
+        size >> 20,
+        extra={"action": "large_spool"},
+    )
+    return True
 
 
 def _problem(path: str, found: os.stat_result, most: int) -> str:

@@ -175,7 +175,7 @@ class Task(Generic[P, R]):
             serializer,
             now,
             ident,
-            options.moment(chosen.at, this.settings.naive_at) if chosen.at else 0.0,
+            options.due(chosen, now, this.settings.naive_at) if chosen.at or chosen.delay else 0.0,
             chosen.priority,
             chosen.queue,
             1,
@@ -208,9 +208,9 @@ class Call(Generic[P, R]):
 def _with_expiry(message: Message, chosen: Options, naive_at: str) -> Message:
     expires_at = options.expiry(chosen, message.created_at, naive_at)
     if message.at >= expires_at:
+        when = f"delay={chosen.delay:g}" if chosen.delay else f"at={chosen.at!r}"
         raise OptionValueError(
-            f"Task {message.task}: expires={chosen.expires!r} is before at={chosen.at!r}:"
-            f" it would never run"
+            f"Task {message.task}: expires={chosen.expires!r} is before {when}: it would never run"
         )
     return message._replace(expires_at=expires_at)
 
@@ -286,7 +286,8 @@ def task(function: Any = None, /, *, executor: Any = None, **setup: Any) -> Any:
             or ``RUNTIME``.
         **setup: ``working_dir`` (absolute path; default: the caller's; ``None``: leave it alone),
             ``priority`` (number or numeric text, smaller runs sooner), ``at`` (UNIX timestamp,
-            datetime, timedelta), ``spooler_return`` (bool: returned ``SPOOL_*`` codes are read),
+            datetime, timedelta) or ``delay`` (seconds or timedelta), ``spooler_return`` (bool:
+            returned ``SPOOL_*`` codes are read),
             ``retry_count`` (executions in all), ``retry_timeout`` (seconds or timedelta),
             ``retry_backoff`` (factor), ``retry_max_timeout``, ``retry_jitter`` (seconds or
             timedelta), ``retry_on``, ``no_retry_on`` (exception classes), ``max_attempts``,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -17,9 +18,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from . import engine, places, recovery, schedule, server, sweeping, wire
+from . import engine, lookout, places, recovery, schedule, server, sweeping, wire
 from .errors import NotAvailable, UwsgiTasksError
 from .executors import spooler as to_spool
+from .home import ACTIVE, LOOK
 from .model import Message, Placement, Schedule, TaskExecutor, new_id
 from .site import Site
 
@@ -31,6 +33,8 @@ _MULE_LOOK_S = 0.1
 _SWEEP_EVERY_S = 50.0
 _PRUNE_EVERY_S = 300.0
 _AFTER_ERROR_S = 1.0
+_PROMOTING_S = 0.5
+_SELECTABLE = 1024
 
 
 class Timekeeper:
@@ -51,6 +55,9 @@ class Timekeeper:
         self.signals = signals
         self._swept_at = self._pruned_at = 0.0
         self._broken: set[str] = set()
+        self._large: set[str] = set()
+        self._lookout = lookout.Lookout(this, site)
+        self._look_at = 0.0
 
     def start(self) -> None:
         """Start the thread."""
@@ -60,17 +67,50 @@ class Timekeeper:
         # a signal that wakes the spooler has to reach its main thread
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._lock = self.site.home.lock_timekeeper()
-        fifo = self.site.home.open_fifo()
-        waiter = select.poll()
-        waiter.register(fifo, select.POLLIN)
+        self._fifo = self.site.home.open_fifo()
         self.site.home.resume_after_reload(self.engine.server.incarnation)
         self.site.store.retire_schedules(self.engine.server.incarnation)
+        self.site.home.note_activity()
+        until, told = 0.0, LOOK
         while True:
-            seconds = self._tick_safely()
-            if waiter.poll(max(0, round(seconds * 1000 + 0.5))):
-                with contextlib.suppress(BlockingIOError):
-                    os.read(fifo, 65536)
-                self._wake_spoolers()
+            now = time.time()
+            if until <= now or told.strip(ACTIVE):
+                self.site.home.plan_look(math.inf)  # who lets something wait meanwhile tells it
+                until = time.time() + self._tick_safely()
+                self.site.home.plan_look(until)
+            self._look_out(now)
+            told = self._sleep(min(until, self._look_at) - time.time())
+            if told.strip(ACTIVE):
+                self._hear(told)
+            elif told:
+                self._look_at = time.time() + lookout.LOOK_S
+
+    def _sleep(self, seconds: float) -> bytes:
+        """Sleep until something is told, to the microsecond; return that."""
+        seconds = max(0.0, seconds)
+        if self._fifo < _SELECTABLE:
+            is_told = bool(select.select([self._fifo], [], [], seconds)[0])
+        else:
+            waiter = select.poll()  # to the millisecond
+            waiter.register(self._fifo, select.POLLIN)
+            is_told = bool(waiter.poll(math.ceil(seconds * 1000)))
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._fifo, 65536) if is_told else b""
+        return b""
+
+    def _hear(self, told: bytes) -> None:
+        self._look_at = time.time() + lookout.LOOK_S
+        if told.strip(LOOK + ACTIVE):  # somebody who can't wake the spoolers wrote a file
+            self._wake_spoolers()
+
+    def _look_out(self, now: float) -> None:
+        if self._look_at <= now:
+            try:
+                goes_on = self._lookout.look(now)
+            except OSError:
+                logger.exception("The timekeeper can't look into the spools; it tries again")
+                goes_on = True
+            self._look_at = time.time() + lookout.LOOK_S if goes_on else math.inf
 
     def _tick_safely(self) -> float:
         try:
@@ -80,11 +120,8 @@ class Timekeeper:
             return _AFTER_ERROR_S
 
     def _wake_spoolers(self) -> None:
-        """Pass a wake-up on: another instance or a script wrote into one of our spools."""
-        if self.site.home.is_paused():
-            return  # a scan would only log and pass over every file; ``resume`` wakes
         for spool in self.engine.server.own_spools():
-            self.engine.server.wake(spool)
+            self.engine.wake(self.site, spool)
 
     def tick(self, now: float) -> float:
         """Do what is due.
@@ -98,18 +135,33 @@ class Timekeeper:
             return _AFTER_ERROR_S
         store = self.site.store
         recovery.recover_mules(self.engine, self.site)
+        self._begin_incarnation()
+        is_done = self._promote(now)
         self._clean(now)
-        first = next(iter(self.engine.server.own_spools()), "")
-        for spool in self.site.promote(now, self._send, first):
-            self.engine.wake(self.site, spool)
-        longest = _LONGEST_SLEEP_S
+        longest = _LONGEST_SLEEP_S if is_done else 0.0
         for spool in store.spools_with_priorities():
             self.engine.pump(self.site, spool, swap=False)
-            longest = _PRIORITIES_LOOK_S  # who was to pump may have died
+            longest = min(longest, _PRIORITIES_LOOK_S)  # who was to pump may have died
         for row in store.due_schedules(now):
             self._fire(row, now)
         moments = [m for m in (store.next_due(), store.next_schedule()) if m is not None]
         return max(0.0, min([*moments, now + longest]) - time.time())
+
+    def _begin_incarnation(self) -> None:
+        home, incarnation = self.site.home, self.engine.server.incarnation
+        if not home.is_timed(incarnation):
+            self.site.store.send_to_mules_again()
+            home.note_timed(incarnation)
+
+    def _promote(self, now: float) -> bool:
+        """Move what is due, waking for each batch; False if there is more than a moment's work."""
+        first = next(iter(self.engine.server.own_spools()), "")
+        deadline, more = time.monotonic() + _PROMOTING_S, True
+        while more and time.monotonic() < deadline:
+            spools, more = self.site.promote_batch(now, self._send, first)
+            for spool in spools:
+                self.engine.wake(self.site, spool)
+        return not more
 
     def _clean(self, now: float) -> None:
         """Move away what nobody may run, and drop what is kept no longer."""
@@ -129,6 +181,8 @@ class Timekeeper:
             for spool in spools:
                 with contextlib.suppress(OSError):
                     to_spool.sweep(spool)
+                    if spool not in self._large and sweeping.tell_of_size(spool):
+                        self._large.add(spool)
 
     def _send(self, envelope: bytes, mule: int | str | None) -> bool:
         here = self.engine.server

@@ -58,7 +58,7 @@ PLACES = (
         for step in (
             "write",
             "wake",
-            "wake_timekeeper",
+            "wake_timekeeper_for",
             "wait",
             "put",
             "pump",
@@ -79,6 +79,11 @@ PLACES = (
             "end",
             "pump_if_any",
             "promote",
+            "promote_one",
+            "prepare",
+            "enter",
+            "mark_entered",
+            "mark_ready",
             "enter_spool",
             "submit_once",
             "link",
@@ -102,7 +107,7 @@ PLACES = (
             "deliver",
             "wait",
             "put",
-            "wake_timekeeper",
+            "wake_timekeeper_for",
             "bury",
             "keep",
             "keep_story",
@@ -124,6 +129,10 @@ FAST = {
     "rename before, worker, steady",
     "mark_in_spool before, worker, steady",
     "begin after, spooler, steady",
+    "prepare after, spooler, steady",
+    "enter before, spooler, steady",
+    "enter after, spooler, steady",
+    "mark_entered after, spooler, steady",
     "put after, spooler, steady",
     "keep after, spooler, steady",
     "note_over after, spooler, steady",
@@ -194,7 +203,7 @@ def test_given_a_caller_outside_when_it_is_killed_at_a_step_then_its_call_is_who
     actions.disarm(server)
     assert actions.was_fired(server, token), f"the step {step} doesn't occur in a call from outside"
     assert code == -9
-    actions.send(server, "good")
+    actions.send(server, "good", at=0.1)  # who keeps time looks again, and not a minute later
     checker.wait(scenario.PATIENCE_S)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import pytest
 
 from tests.support.ledger import wait_until
@@ -214,3 +217,20 @@ def test_given_counts_when_the_server_restarts_then_they_stand(uwsgi):
     server.eval("holder('x' * 70_000)")
     server.restart()
     assert counters(server) == (0, 1)
+
+
+@pytest.mark.parametrize("how", ["reload", "restart"])
+def test_given_a_delayed_task_in_a_mules_queue_when_the_server_ends_then_it_runs_all_the_same(
+    uwsgi, how
+):
+    server = uwsgi(APP, "mule = true")
+    server.call("holder")
+    server.ledger.wait_one("held")
+    server.eval("ran.options(at=time.time() + 0.2)(7)")
+    uri = f"file:{server.home / 'store.db'}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as store:
+        states = "SELECT state FROM waiting"
+        wait_until(lambda: store.execute(states).fetchall() == [(2,)], what="it is in the queue")
+    getattr(server, how)()
+    server.touch("go")
+    server.ledger.wait_one("ran", number=7)

@@ -197,7 +197,7 @@ def test_given_the_callers_directory_is_gone_when_run_then_it_runs_with_one_warn
     gone.rmdir()
     server.touch("go")
     server.ledger.wait("ran", count=2)
-    assert server.log().count(f"The directory {gone}") == 1
+    assert server.log().count(f"The directory {str(gone)!r}") == 1
 
 
 def test_given_the_callers_directory_is_gone_already_when_called_then_it_still_runs(uwsgi):

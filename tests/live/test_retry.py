@@ -229,10 +229,10 @@ def test_given_two_spooler_processes_when_tasks_are_retried_then_no_attempt_runs
 
 @pytest.mark.slow
 def test_given_kills_during_fifteen_attempts_when_it_is_dead_then_the_chain_did_not_multiply(uwsgi):
-    server = uwsgi(APP)
+    server = uwsgi(APP, env={"UWSGITASKS_MAX_CRASHES": "100"})
     handle = server.call("chain")
     kills = 0
-    while kills < 10 and not server.letters():
+    while kills < 4 and not server.letters():  # each crash waits twice as long as the one before
         seen = len(server.ledger.rows("attempt"))
         wait_until(lambda n=seen: len(server.ledger.rows("attempt")) > n or server.letters(), 20.0)
         time.sleep(random.uniform(0, 0.15))  # waits for nothing: in, after or between attempts

@@ -53,7 +53,7 @@ def waiting(site):
     """Return what waits in the store or lies in the spool as the next delivery."""
     if not site.has_store():
         return []
-    rows = site.store.connection().execute("SELECT envelope FROM waiting WHERE state < 2")
+    rows = site.store.connection().execute("SELECT envelope FROM waiting WHERE state < 3")
     return [wire.unpack(row[0], site.signer) for row in rows]
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 
 import pytest
 
 from tests.unit.children import Child, forks, in_child
+from uwsgi_tasks.errors import HomeError
 from uwsgi_tasks.flags import COUNTERS
 from uwsgi_tasks.home import Home
 
@@ -133,6 +135,71 @@ def test_given_a_process_that_is_killed_while_it_waits_when_resumed_then_the_oth
         child.kill()
     made.pause(False)
     assert made.wait_resumed(1e9) is True
+
+
+# one spool
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_given_a_paused_spool_when_said_in_one_process_then_the_others_see_it(made, other, on):
+    made.pause_spool("/one", True)
+    made.pause_spool("/two", True)
+    made.pause_spool("/one", on)
+    assert (other.is_paused("/one"), other.is_paused("/two"), other.is_paused()) == (
+        on,
+        True,
+        False,
+    )
+
+
+def test_given_a_paused_spool_when_waited_for_then_the_others_go_on(made):
+    made.pause_spool("/one", True)
+    assert (made.wait_resumed(0.05, "/one"), made.wait_resumed(1e9, "/two")) == (False, True)
+
+
+def test_given_a_spool_and_all_paused_when_both_are_resumed_then_who_waits_goes_on(made):
+    made.pause_spool("/one", True)
+    made.pause(True)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(Home(made.path).wait_resumed(20, "/one")))
+    thread.start()
+    made.pause(False)
+    waits = made.wait_resumed(0.05, "/one")
+    made.pause_spool("/one", False)
+    thread.join()
+    assert (waits, found) == (False, [True])
+
+
+def test_given_too_many_paused_spools_when_one_more_is_then_it_is_an_error(made):
+    for number in range(64):
+        made.pause_spool(f"/{number}", True)
+    with pytest.raises(HomeError, match="resume one"):
+        made.pause_spool("/more", True)
+    assert made.is_paused("/63")
+
+
+# the timekeeper
+
+
+def test_given_activity_when_noted_twice_then_the_first_one_is_told(made, other):
+    assert (made.note_activity(), other.note_activity()) == (True, False)
+    made.forget_activity()
+    assert other.note_activity() is True
+
+
+@pytest.mark.parametrize(
+    ("planned", "due", "told"), [(60, 30, True), (60, 90, False), (-5, 90, True)]
+)
+def test_given_a_plan_when_something_waits_then_the_timekeeper_is_told_if_it_sleeps_too_long(
+    made, planned, due, told
+):
+    fifo = made.open_fifo()
+    made.plan_look(time.time() + planned)
+    made.wake_timekeeper_for(time.time() + due)
+    waiter = select.poll()
+    waiter.register(fifo, select.POLLIN)
+    assert bool(waiter.poll(0)) is told
+    os.close(fifo)
 
 
 # until the reload

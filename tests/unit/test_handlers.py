@@ -149,11 +149,11 @@ def test_given_a_pause_when_it_is_resumed_then_the_message_that_waited_runs(fake
     home.pause(True)
     waits = home.wait_resumed
 
-    def resumed_meanwhile(seconds):
+    def resumed_meanwhile(seconds, spool):
         thread = threading.Thread(target=home.pause, args=(False,))
         thread.start()
         try:
-            return waits(seconds)
+            return waits(seconds, spool)
         finally:
             thread.join()
 
@@ -172,7 +172,7 @@ def test_given_a_pause_just_before_the_run_when_resumed_then_it_is_looked_at_ane
         site.home.pause(True)
         begin(*args)
 
-    def cancelled_meanwhile(seconds):
+    def cancelled_meanwhile(seconds, spool):
         site.inflight.note_over(message.id, 1, inflight.CANCELLED)
         site.home.pause(False)
         return True

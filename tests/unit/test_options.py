@@ -388,3 +388,48 @@ def test_given_an_expiry_when_read_then_seconds_count_from_the_call(
 def test_given_a_number_of_another_kind_when_checked_then_what_is_accepted_is_told(value):
     with pytest.raises(OptionError, match="UNIX timestamp"):
         changed(at=value)
+
+
+# a delay
+
+
+@pytest.mark.parametrize("delay", [0.25, 60, timedelta(milliseconds=250)])
+def test_given_a_delay_when_read_then_it_counts_from_the_call(delay):
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    assert options.due(changed(delay=delay), 1000.0, "local") == 1000.0 + seconds
+
+
+@pytest.mark.parametrize("delay", [None, 0, timedelta(0)])
+def test_given_no_delay_when_read_then_it_is_at_once(delay):
+    assert options.due(changed(delay=delay), 1000.0, "local") == 0.0
+
+
+@pytest.mark.parametrize("at", [0, 5.0, timedelta(seconds=5), datetime(2030, 1, 1)])
+def test_given_at_and_delay_together_when_checked_then_one_of_them_is_asked_for(at):
+    with pytest.raises(OptionValueError, match="both say when it runs"):
+        changed(at=at, delay=3)
+
+
+@pytest.mark.parametrize("delay", [-1, math.nan, math.inf])
+def test_given_a_delay_that_cannot_be_meant_when_checked_then_it_is_refused(delay):
+    with pytest.raises(OptionValueError, match="delay"):
+        changed(delay=delay)
+
+
+@pytest.mark.parametrize(
+    ("declared", "called", "expected"),
+    [
+        ({"at": 5e9}, {"delay": 3}, 1003.0),
+        ({"at": 5e9}, {"delay": 0}, 0.0),
+        ({"delay": 3}, {"at": 5e9}, 5e9),
+        ({"delay": 3}, {"at": 0}, 0.0),
+        ({"delay": 3}, {"at": None}, 1003.0),
+        ({"at": 5e9}, {"delay": None}, 5e9),
+    ],
+)
+def test_given_one_in_the_decorator_and_one_at_the_call_when_read_then_the_call_holds(
+    declared, called, expected
+):
+    first = options.change(options.Options(), declared, "app.task", call=False)
+    chosen = options.change(first, called, "app.task", call=True)
+    assert options.due(chosen, 1000.0, "local") == expected

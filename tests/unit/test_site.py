@@ -331,7 +331,7 @@ def test_given_a_message_that_enters_the_spool_meanwhile_when_cancelled_then_it_
     monkeypatch.setattr(site.store, "cancel", late)
     site.wait(message, 100.0, SPOOLER, spool)
     assert site.cancel(message.id, [spool]) is True
-    assert (files(spool), site.store.stands_at(message.id)) == ([], (1, 2))
+    assert (files(spool), site.store.stands_at(message.id)) == ([], (1, 3))
 
 
 @forks

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.unit.children import forks, in_child
 from uwsgi_tasks.errors import NotAvailable
-from uwsgi_tasks.store import FINAL, IN_SPOOL, WAITING, Store, Waiting
+from uwsgi_tasks.store import FINAL, IN_SPOOL, READY, WAITING, Store, Waiting
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def follow(store, steps):
             assert store.put(row(delivery=number)) is (number > delivery)
         elif step == "finish":
             store.finish("a", number)
-        elif step == "spool" and state == WAITING:
+        elif step == "spool" and state in (WAITING, READY):
             store.mark_in_spool(["a"])
         elif step == "back" and state == IN_SPOOL:
             store.take_back("a")
@@ -161,9 +161,17 @@ def test_given_rows_in_the_spool_or_final_when_due_then_they_are_left_out(store)
     assert ids(store.due(1, 10)) == ["c"]
 
 
-def test_given_prioritised_rows_when_due_then_they_are_left_out(store):
+def test_given_prioritised_rows_when_due_at_once_then_they_wait_for_their_turn_only(store):
     store.put(row(priority=1.0))
-    assert store.due(1, 10) == []
+    assert (store.due(1, 10), store.stands_at("a")) == ([], (1, READY))
+
+
+def test_given_a_prioritised_row_of_later_when_due_then_it_is_made_ready_once(store):
+    later = time.time() + 60
+    store.put(row(due=later, priority=1.0))
+    (found,) = store.due(later, 10)
+    store.mark_ready([found])
+    assert (store.due(later, 10), ids(store.most_urgent("/spool", 3))) == ([], ["a"])
 
 
 def test_given_rows_when_asked_for_the_next_moment_then_it_is_the_earliest(store):
@@ -199,7 +207,7 @@ def test_given_prioritised_rows_when_asked_for_the_most_urgent_then_small_number
 ):
     for ident, priority in [("a", 5.0), ("b", -1.0), ("c", 5.0), ("d", 0.5)]:
         store.put(row(ident, priority=priority))
-    assert ids(store.most_urgent("/spool", 1, 3)) == ["b", "d", "a"]
+    assert ids(store.most_urgent("/spool", 3)) == ["b", "d", "a"]
 
 
 @pytest.mark.parametrize("other", [row("x", spool="/other", priority=0.0), row("x", due=9e9)])
@@ -208,15 +216,16 @@ def test_given_another_spool_or_a_later_row_when_asked_for_the_most_urgent_then_
 ):
     store.put(other._replace(priority=0.0))
     store.put(row("a", priority=5.0))
-    assert ids(store.most_urgent("/spool", 1, 3)) == ["a"]
+    assert ids(store.most_urgent("/spool", 3)) == ["a"]
 
 
 def test_given_a_prioritised_row_when_it_enters_and_leaves_the_spool_then_it_is_listed_so(store):
     store.put(row(priority=1.0))
     store.mark_in_spool(["a"])
-    entered = ids(store.prioritised_in_spool("/spool"))
+    entered = store.prioritised_in_spool("/spool")
     store.take_back("a")
-    assert (entered, store.prioritised_in_spool("/spool")) == (["a"], [])
+    assert (entered, store.prioritised_in_spool("/spool")) == ([(1.0, "a", 1)], [])
+    assert store.stands_at("a") == (1, READY)
 
 
 def test_given_prioritised_rows_when_all_are_final_then_none_is_left(store):
@@ -231,7 +240,7 @@ def test_given_prioritised_rows_when_all_are_final_then_none_is_left(store):
 
 def test_given_a_row_that_waits_when_cancelled_then_it_is_final(store):
     store.put(row())
-    assert (store.cancel("a"), store.stands_at("a")) == (True, (1, FINAL))
+    assert (store.cancel("a"), store.stands_at("a")) == (1, (1, FINAL))
 
 
 @pytest.mark.parametrize("state", [None, IN_SPOOL, FINAL])
@@ -242,7 +251,7 @@ def test_given_a_row_that_does_not_wait_when_cancelled_then_it_is_told(store, st
         store.mark_in_spool(["a"])
     if state == FINAL:
         store.finish("a", 1)
-    assert store.cancel("a") is False
+    assert store.cancel("a") == 0
 
 
 def test_given_tombstones_when_pruned_then_only_old_ones_are_forgotten(store):
@@ -258,6 +267,56 @@ def test_given_fresh_tombstones_when_pruned_then_they_stay(store):
     store.finish("a", 1)
     store.prune(time.time() - 3600)
     assert store.stands_at("a") == (1, FINAL)
+
+
+def test_given_more_tombstones_than_are_pruned_at_once_when_pruned_then_all_go(store):
+    with store.transaction():
+        for number in range(1203):
+            store.put(row(str(number)))
+            store.finish(str(number), 1)
+    store.prune(time.time() + 1)
+    assert store.connection().execute("SELECT count(*) FROM waiting").fetchone() == (0,)
+
+
+# how it is found
+
+
+QUERIES = {
+    "next due": lambda store: store.next_due(),
+    "due": lambda store: store.due(9e9, 9),
+    "due, without mules": lambda store: store.due(9e9, 9, mules=False),
+    "most urgent": lambda store: store.most_urgent("/spool", 3),
+    "in the spool": lambda store: store.prioritised_in_spool("/spool"),
+    "has priorities": lambda store: store.has_priorities(),
+    "spools": lambda store: store.spools_with_priorities(),
+    "one that waits": lambda store: store.waiting("a"),
+    "stands at": lambda store: store.stands_at("a"),
+    "to enter": lambda store: store.mark_entered(row()),
+    "to finish": lambda store: store.finish("a", 1),
+    "to cancel": lambda store: store.cancel("a"),
+    "to take back": lambda store: store.take_back("a"),
+    "to put": lambda store: store.put(row("b")),
+    "to prune": lambda store: store.prune(1.0),
+}
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_given_many_rows_when_asked_then_no_table_is_scanned_and_nothing_sorted(store, query):
+    for ident, priority in [("a", None), ("c", 1.0)]:
+        store.put(row(ident, priority=priority))
+    asked = []
+    store.connection().set_trace_callback(asked.append)
+    QUERIES[query](store)
+    store.connection().set_trace_callback(None)
+    statements = [text for text in asked if " waiting" in text]
+    plans = [
+        step[3]
+        for text in statements
+        for step in store.connection().execute(f"EXPLAIN QUERY PLAN {text}")
+    ]
+    bad = [step for step in plans if "TEMP B-TREE" in step or step.startswith("SCAN waiting")]
+    assert statements
+    assert [step for step in bad if "INDEX waiting_" not in step or "TEMP" in step] == []
 
 
 # what a run left

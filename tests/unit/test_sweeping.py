@@ -146,3 +146,17 @@ def test_given_two_files_of_one_name_when_each_is_swept_then_there_is_a_letter_o
     sweeping.sweep(site, spool, MOST)
     found = [site.letters.content(letter.id) for letter in site.letters.list()]
     assert sorted(found) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("size", "files", "told"), [(2 << 20, 0, True), (2 << 20, 1, False), (4096, 0, False)]
+)
+def test_given_a_directory_that_was_large_when_it_is_empty_then_it_is_said(
+    spool, monkeypatch, caplog, size, files, told
+):
+    for number in range(files):
+        Path(spool, f"uwsgi_spoolfile_on_{number}").write_bytes(b"content")
+    found = os.stat(spool)
+    values = [*found[:6], size, *found[7:]]
+    monkeypatch.setattr(sweeping.os, "stat", lambda path: os.stat_result(values))
+    assert (sweeping.tell_of_size(spool), "every scan reads" in caplog.text) == (told, told)

@@ -140,7 +140,7 @@ def test_given_a_tick_that_fails_when_it_goes_on_then_it_is_told_and_tried_again
 ):
     fake()
     found = keeper()
-    monkeypatch.setattr(found.site, "promote", None)
+    monkeypatch.setattr(found.site, "promote_batch", None)
     assert found._tick_safely() == timekeeper._AFTER_ERROR_S
     assert "it tries again" in caplog.text
 

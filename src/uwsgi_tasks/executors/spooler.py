@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -87,6 +88,44 @@ def submit_once(
             os.unlink(temporary)
 
 
+def prepare(spool: str, ident: str, delivery: int, content: bytes, *, sync: bool = False) -> str:
+    """Write the file of a delivery under a name that uWSGI doesn't look at, and return that.
+
+    Raises:
+        OSError: The directory is missing, full, or not ours to write to.
+    """
+    name = file_name(ident, delivery)
+    temporary = f"{spool}/.{name}.{threading.get_native_id()}"
+    try:
+        _write(temporary, spool, content, sync)
+    except OSError:
+        discard(temporary)
+        raise
+    return temporary
+
+
+def enter(temporary: str, spool: str, ident: str, delivery: int) -> None:
+    """Give a prepared file its name, unless that is there already.
+
+    Only one process may enter files of one delivery at a time: a second name for it would give
+    away the lock of the spooler that runs it.
+
+    Raises:
+        OSError: The directory is gone, or not ours to write to.
+    """
+    path = f"{spool}/{file_name(ident, delivery)}"
+    if os.access(path, os.F_OK):
+        discard(temporary)
+    else:
+        os.rename(temporary, path)
+
+
+def discard(temporary: str) -> None:
+    """Remove a prepared file."""
+    with contextlib.suppress(OSError):
+        os.unlink(temporary)
+
+
 def state_of(path: str) -> str:
     """Return ``"running"``, ``"queued"`` or ``"gone"`` for a spool file.
 
@@ -127,6 +166,14 @@ def remove_unlocked(path: str, before: Callable[[], object] = bool) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def names_in(spool: str) -> list[str]:
+    """Return the names of the spool files in a directory; none if it isn't there."""
+    try:
+        return [name for name in os.listdir(spool) if name.startswith(FILE_PREFIX)]
+    except OSError:
+        return []
 
 
 def sweep(spool: str) -> None:

@@ -7,9 +7,9 @@ fork. ``synchronous=NORMAL``: what was committed survives the death of every pro
 from __future__ import annotations
 
 from .schedules import Firing, Schedules
-from .waiting import FINAL, IN_SPOOL, WAITING, Waiting, WaitingPlace
+from .waiting import FINAL, IN_SPOOL, READY, WAITING, Waiting, WaitingPlace
 
-__all__ = ["FINAL", "IN_SPOOL", "WAITING", "Firing", "Store", "Waiting"]
+__all__ = ["FINAL", "IN_SPOOL", "READY", "WAITING", "Firing", "Store", "Waiting"]
 
 
 class Store(WaitingPlace, Schedules):

@@ -18,13 +18,15 @@ _MIGRATIONS = (
     CREATE TABLE waiting (
         id TEXT PRIMARY KEY, delivery INTEGER NOT NULL, due REAL NOT NULL, priority REAL,
         executor INTEGER NOT NULL, spool TEXT NOT NULL, mule TEXT NOT NULL,
-        envelope BLOB NOT NULL, on_disk INTEGER NOT NULL, state INTEGER NOT NULL,
-        changed_at REAL NOT NULL
+        envelope BLOB NOT NULL, on_disk INTEGER NOT NULL, queue TEXT NOT NULL,
+        state INTEGER NOT NULL, changed_at REAL NOT NULL
     ) WITHOUT ROWID;
-    CREATE INDEX waiting_due ON waiting (due) WHERE state = 0 AND priority IS NULL;
-    CREATE INDEX waiting_priority ON waiting (spool, state, priority, due, id)
-        WHERE priority IS NOT NULL AND state < 2;
-    CREATE INDEX waiting_final ON waiting (changed_at) WHERE state = 2;
+    CREATE INDEX waiting_due ON waiting (due, id, queue) WHERE state = 0;
+    CREATE INDEX waiting_ready ON waiting (spool, priority, id, queue) WHERE state = 1;
+    CREATE INDEX waiting_turns ON waiting (spool, priority, id, delivery)
+        WHERE state = 2 AND priority IS NOT NULL;
+    CREATE INDEX waiting_mule ON waiting (state) WHERE executor = 3;
+    CREATE INDEX waiting_final ON waiting (changed_at) WHERE state = 3;
     CREATE TABLE schedules (
         name TEXT PRIMARY KEY, incarnation TEXT NOT NULL, rule TEXT NOT NULL,
         target TEXT NOT NULL, number INTEGER NOT NULL, iterations INTEGER,

@@ -12,7 +12,11 @@ from ..errors import NotAvailable
 from ..model import TaskExecutor
 from .database import Database
 
-WAITING, IN_SPOOL, FINAL = 0, 1, 2
+WAITING, READY, IN_SPOOL, FINAL = 0, 1, 2, 3
+"""Where a row is: it waits for its time; then, if it has a priority, for its turn; it is in the
+spool; it is over, a tombstone."""
+_COLUMNS = "id, delivery, due, priority, executor, spool, mule, envelope, on_disk, queue"
+_PRUNED_AT_ONCE = 500
 
 
 class Waiting(NamedTuple):
@@ -27,6 +31,7 @@ class Waiting(NamedTuple):
     mule: str
     envelope: bytes
     on_disk: bool = False
+    queue: str = "default"
 
 
 class WaitingPlace(Database):
@@ -47,17 +52,10 @@ class WaitingPlace(Database):
             ) from error
 
     def _put(self, row: Waiting) -> bool:
+        now = time.time()
+        state = READY if row.priority is not None and row.due <= now else WAITING
         with self.flushed(row.on_disk) as connection:
-            cursor = connection.execute(
-                "INSERT INTO waiting VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
-                " ON CONFLICT (id) DO UPDATE SET delivery = excluded.delivery, state = 0,"
-                " due = excluded.due, priority = excluded.priority, executor = excluded.executor,"
-                " spool = excluded.spool, mule = excluded.mule, envelope = excluded.envelope,"
-                " on_disk = excluded.on_disk, changed_at = excluded.changed_at"
-                " WHERE excluded.delivery > waiting.delivery",
-                (*row, time.time()),
-            )
-        return cursor.rowcount > 0
+            return connection.execute(_PUT, (*row, state, now)).rowcount > 0
 
     def stands_at(self, ident: str) -> tuple[int, int] | None:
         """Return the delivery and the state of an id, or ``None`` if it never waited."""
@@ -67,29 +65,38 @@ class WaitingPlace(Database):
         row: tuple[int, int] | None = found.fetchone()
         return row
 
+    def waiting(self, ident: str) -> Waiting | None:
+        """Return the row of an id that waits for its time, or ``None``."""
+        return next(iter(self._rows("id = ? AND state = 0", ident)), None)
+
     def finish(self, ident: str, delivery: int) -> None:
         """Note that an id reached its final state; the row stays as a tombstone for a while."""
         self.connection().execute(
-            "UPDATE waiting SET state = 2, envelope = x'', changed_at = ?"
+            "UPDATE waiting SET state = 3, envelope = x'', changed_at = ?"
             " WHERE id = ? AND delivery <= ?",
             (time.time(), ident, delivery),
         )
 
     def postpone(self, ident: str, due: float) -> None:
         """Let a row that waits wait longer."""
-        self.connection().execute("UPDATE waiting SET due = ? WHERE id = ?", (due, ident))
+        self.connection().execute(
+            "UPDATE waiting SET due = ? WHERE id = ? AND state = 0", (due, ident)
+        )
 
-    def cancel(self, ident: str) -> bool:
-        """Finish an id that still waits; False if it doesn't."""
+    def cancel(self, ident: str) -> int:
+        """Finish an id that still waits; return its delivery, 0 if it doesn't wait."""
         cursor = self.connection().execute(
-            "UPDATE waiting SET state = 2, envelope = x'', changed_at = ?"
-            " WHERE id = ? AND state = 0",
+            "UPDATE waiting SET state = 3, envelope = x'', changed_at = ?"
+            " WHERE id = ? AND state < 2",
             (time.time(), ident),
         )
-        return cursor.rowcount > 0
+        stands = self.stands_at(ident) if cursor.rowcount else None
+        return stands[0] if stands else 0
+
+    # for its time
 
     def due(self, now: float, limit: int, *, mules: bool = True) -> list[Waiting]:
-        """Return rows that are due and have no priority, the oldest first.
+        """Return rows that are due, the oldest first.
 
         Args:
             now: Epoch seconds.
@@ -97,77 +104,112 @@ class WaitingPlace(Database):
             mules: Return what is for mules, too.
         """
         left_out = 0 if mules else TaskExecutor.MULE
-        return self._rows(
-            "state = 0 AND priority IS NULL AND due <= ? AND executor != ? ORDER BY due, id",
-            now,
-            left_out,
-            limit,
-        )
+        where = "state = 0 AND due <= ? AND executor != ? ORDER BY due, id LIMIT ?"
+        return self._rows(where, now, left_out, limit)
 
     def next_due(self) -> float | None:
-        """Return when the next row is due, prioritised ones that wait for their time included."""
-        row = (
-            self.connection()
-            .execute(
-                "SELECT min(due) FROM (SELECT min(due) AS due FROM waiting"
-                " WHERE state = 0 AND priority IS NULL UNION ALL SELECT min(due) FROM waiting"
-                " WHERE state = 0 AND priority IS NOT NULL AND due > ?)",
-                (time.time(),),
-            )
-            .fetchone()
+        """Return when the next row is due."""
+        found = self.connection().execute(
+            "SELECT due FROM waiting WHERE state = 0 ORDER BY due LIMIT 1"
         )
-        moment: float | None = row[0]
-        return moment
+        row = found.fetchone()
+        return None if row is None else float(row[0])
+
+    def mark_ready(self, rows: Iterable[Waiting]) -> None:
+        """Note that rows wait for their turn from now on."""
+        self.connection().executemany(
+            "UPDATE waiting SET state = 1 WHERE id = ? AND delivery = ? AND state = 0",
+            [(row.id, row.delivery) for row in rows],
+        )
+
+    def mark_entered(self, row: Waiting) -> bool:
+        """Note that a row that waited enters the spool; False if it went on without that."""
+        cursor = self.connection().execute(
+            "UPDATE waiting SET state = 2 WHERE id = ? AND delivery = ? AND state = 0",
+            (row.id, row.delivery),
+        )
+        return cursor.rowcount > 0
+
+    # for its turn
 
     def spools_with_priorities(self) -> list[str]:
-        """Return the spool directories for which prioritised rows wait or are in the spool."""
-        rows = self.connection().execute(
-            "SELECT DISTINCT spool FROM waiting WHERE priority IS NOT NULL AND state < 2"
-        )
-        return [row[0] for row in rows]
+        """Return the spool directories for which prioritised rows are ready or in the spool."""
+        found: set[str] = set()
+        for state in ("state = 1", "state = 2 AND priority IS NOT NULL"):
+            query = f"SELECT spool FROM waiting WHERE {state} AND spool > ? ORDER BY spool LIMIT 1"  # noqa: S608
+            last = ""
+            while row := self.connection().execute(query, (last,)).fetchone():
+                last = row[0]
+                found.add(last)
+        return sorted(found)
 
     def has_priorities(self) -> bool:
-        """Tell whether a prioritised row waits or is in a spool."""
+        """Tell whether a prioritised row is ready or in a spool."""
+        queries = (
+            "SELECT 1 FROM waiting INDEXED BY waiting_ready WHERE state = 1 LIMIT 1",
+            "SELECT 1 FROM waiting INDEXED BY waiting_turns"
+            " WHERE state = 2 AND priority IS NOT NULL LIMIT 1",
+        )
+        connection = self.connection()
+        return any(connection.execute(query).fetchone() for query in queries)
+
+    def prioritised_in_spool(self, spool: str) -> list[tuple[float, str, int]]:
+        """Return priority, id and delivery of the prioritised rows that entered a spool."""
         found = self.connection().execute(
-            "SELECT 1 FROM waiting WHERE priority IS NOT NULL AND state < 2 LIMIT 1"
+            "SELECT priority, id, delivery FROM waiting"
+            " WHERE spool = ? AND state = 2 AND priority IS NOT NULL ORDER BY priority, id",
+            (spool,),
         )
-        return found.fetchone() is not None
+        return list(found)
 
-    def prioritised_in_spool(self, spool: str) -> list[Waiting]:
-        """Return the prioritised rows that entered a spool."""
-        return self._rows("spool = ? AND state = 1 AND priority IS NOT NULL", spool, -1)
+    def turns_in_spool(self, spool: str) -> list[tuple[float, str]]:
+        """Return priority and id of the prioritised rows that entered a spool."""
+        return [row[:2] for row in self.prioritised_in_spool(spool)]
 
-    def take_back(self, ident: str) -> None:
-        """Note that a row left the spool again and waits."""
-        self.connection().execute("UPDATE waiting SET state = 0 WHERE id = ?", (ident,))
+    def take_back(self, ident: str, due: float | None = None) -> None:
+        """Note that a row left the spool again: it waits for its turn, or until a moment."""
+        if due is None:
+            self.connection().execute("UPDATE waiting SET state = 1 WHERE id = ?", (ident,))
+        else:
+            self.connection().execute(
+                "UPDATE waiting SET state = 0, due = ? WHERE id = ?", (due, ident)
+            )
 
-    def most_urgent(self, spool: str, now: float, limit: int) -> list[Waiting]:
-        """Return the due prioritised rows of a spool, by priority, then by arrival."""
-        return self._rows(
-            "spool = ? AND state = 0 AND priority IS NOT NULL AND due <= ? ORDER BY priority, id",
-            spool,
-            now,
-            limit,
-        )
+    def most_urgent(self, spool: str, limit: int) -> list[Waiting]:
+        """Return the rows of a spool whose turn is next: by priority, then by arrival."""
+        return self._rows("spool = ? AND state = 1 ORDER BY priority, id LIMIT ?", spool, limit)
 
     def _rows(self, where: str, *values: object) -> list[Waiting]:
-        columns = "id, delivery, due, priority, executor, spool, mule, envelope, on_disk"
-        query = f"SELECT {columns} FROM waiting WHERE {where} LIMIT ?"  # noqa: S608  constants only
-        found = self.connection().execute(query, values)
-        return [Waiting(*row)._replace(on_disk=bool(row[-1])) for row in found]
+        query = f"SELECT {_COLUMNS} FROM waiting WHERE {where}"  # noqa: S608  constants only
+        return [Waiting(*row) for row in self.connection().execute(query, values)]
 
     def mark_in_spool(self, idents: Iterable[str]) -> None:
         """Note that rows entered the spool."""
         self.connection().executemany(
-            "UPDATE waiting SET state = 1 WHERE id = ?", [(ident,) for ident in idents]
+            "UPDATE waiting SET state = 2 WHERE id = ?", [(ident,) for ident in idents]
         )
 
+    def send_to_mules_again(self) -> None:
+        """Let what was sent to mules wait once more: their queues are gone with their server."""
+        self.connection().execute("UPDATE waiting SET state = 0 WHERE executor = 3 AND state = 2")
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Return how many rows of each queue wait for their time, and for their turn."""
+        found: dict[str, list[int]] = {}
+        for place, index in enumerate(
+            ("waiting_due WHERE state = 0", "waiting_ready WHERE state = 1")
+        ):
+            query = f"SELECT queue, count(*) FROM waiting INDEXED BY {index} GROUP BY queue"  # noqa: S608
+            for queue, number in self.connection().execute(query):
+                found.setdefault(queue, [0, 0])[place] = number
+        return {queue: (waiting, ready) for queue, (waiting, ready) in found.items()}
+
     def prune(self, before: float) -> None:
-        """Forget the tombstones and firings that are older than a moment."""
-        self.connection().execute(
-            "DELETE FROM waiting WHERE state = 2 AND changed_at < ?", (before,)
-        )
-        self.connection().execute("DELETE FROM firings WHERE fired_at < ?", (before,))
+        """Forget the tombstones and firings that are older than a moment, some at a time."""
+        connection, gone = self.connection(), _PRUNED_AT_ONCE
+        while gone == _PRUNED_AT_ONCE:
+            gone = connection.execute(_PRUNE, (before, _PRUNED_AT_ONCE)).rowcount
+        connection.execute("DELETE FROM firings WHERE fired_at < ?", (before,))
 
     # what a run left
 
@@ -206,3 +248,17 @@ class WaitingPlace(Database):
     def forget_passed_over(self, ident: str) -> None:
         """Note that a spool file that couldn't be removed is gone."""
         self.connection().execute("DELETE FROM passed_over WHERE id = ?", (ident,))
+
+
+_PUT = (
+    "INSERT INTO waiting VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET delivery = excluded.delivery, state = excluded.state,"
+    " due = excluded.due, priority = excluded.priority, executor = excluded.executor,"
+    " spool = excluded.spool, mule = excluded.mule, envelope = excluded.envelope,"
+    " on_disk = excluded.on_disk, queue = excluded.queue, changed_at = excluded.changed_at"
+    " WHERE excluded.delivery > waiting.delivery"
+)
+_PRUNE = (
+    "DELETE FROM waiting WHERE id IN"
+    " (SELECT id FROM waiting WHERE state = 3 AND changed_at < ? LIMIT ?)"
+)
