@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import control, dead
+from . import control, dead, schedules
 from .control import drain, pause, resume
 from .engine import configure
 from .errors import (
@@ -79,6 +79,7 @@ __all__ = [
     "get_current_task",
     "pause",
     "resume",
+    "schedules",
     "set_uwsgi_callbacks",
     "task",
     "timer",

@@ -208,7 +208,8 @@ class Engine(Settler):
     ) -> Outcome:
         """Run a message that came to this process, and settle it.
 
-        A mule runs retries that need no wait at once; a spooler gets each as a file of its own.
+        A mule runs retries that need no wait at once, a worker every one; a spooler gets each as a
+        file of its own.
 
         Args:
             message: What to run.
@@ -233,7 +234,10 @@ class Engine(Settler):
             if executor != TaskExecutor.RUNTIME and not site.inflight.is_open():
                 site.reopen()
             outcome = self.bounded(run, outcome)
-            if executor == TaskExecutor.MULE and outcome.state == "retry" and not outcome.wait:
+            if outcome.state == "retry" and (
+                executor == TaskExecutor.RUNTIME
+                or (executor == TaskExecutor.MULE and not outcome.wait)
+            ):
                 message = self.next_attempt(run, outcome)
                 envelope = wire.pack(message, site.signer)
                 continue

@@ -22,6 +22,7 @@ from . import (
     letters,
     recovery,
     sweeping,
+    targets,
     timekeeper,
     timers,
     wire,
@@ -37,10 +38,11 @@ logger = logging.getLogger(__name__)
 
 _PAUSED_AGAIN_S = 1.0
 _HOOKS = ("spooler", "mule_msg_hook", "post_fork_hook", "atexit")
+_ANY_WORKER = ("worker", "workers", "active-workers")
 _FATAL = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 _TOLD_TO_END = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _previous: dict[str, Callable[..., Any]] = {}
-_signals: dict[str, int] = {}
+_signals = targets.signals
 _seen: dict[str, int] = {}
 _state: dict[str, Any] = {"installed": False, "keeping_time": 0, "spool": "", "started": 0}
 _warned: set[str] = set()
@@ -68,6 +70,8 @@ def install() -> None:
         _start_process(here)  # loaded after the fork: under lazy-apps, or by spooler-import
     elif here.has_master:
         here.outlive_early_wake_ups()
+        for target in _ANY_WORKER:  # for schedules that are added when it is too late for that
+            _register_target(here, target)
         _state["old_files"] = legacy.old_files(here.own_spools())
     _check_server(here)
 
@@ -208,7 +212,7 @@ def _keep_time(this: engine.Engine, site: Site) -> None:
     if _state["keeping_time"] == os.getpid():
         return
     _state["keeping_time"] = os.getpid()
-    rows = [found.row(active=True) for found in timers.declared.values() if not found.lazy]
+    rows = [found.row() for found in timers.declared.values() if not found.lazy]
     site.store.declare(rows)
     timekeeper.Timekeeper(this, site, _signals).start()
 
@@ -223,7 +227,7 @@ def _on_declared(found: timers.SignalTask) -> None:
         return  # before the fork: the process that keeps time writes it down
     site = this.require_site()
     if not found.lazy:
-        site.store.declare([found.row(active=True)])
+        site.store.declare([found.row()])
     if _may_keep_time(here, site):
         _keep_time(this, site)
     site.home.wake_timekeeper()
@@ -249,7 +253,7 @@ def _register_target(here: Uwsgi, target: str) -> None:
 
 def _on_signal(target: str) -> None:
     this = engine.current()
-    timekeeper.handle_signal(this, this.require_site(), target, _seen, _run_for_signal)
+    targets.handle_signal(this.require_site(), target, _seen, _run_for_signal)
 
 
 def _run_for_signal(message: Message) -> None:

@@ -133,28 +133,92 @@ def _hex(text: str) -> bool:
     return all(letter in "0123456789abcdef" for letter in text)
 
 
-class Schedule(NamedTuple):
-    """A row of the schedules: a rule, its target, and when it is next due.
+class ScheduleOptions(NamedTuple):
+    """What a schedule says beside its rule and its target.
 
     Attributes:
-        name: Name of the function.
-        incarnation: The start of the server that declared it.
+        missed: ``"skip"``, ``"once"`` or ``"all"``: what follows from moments that were missed.
+        overlap: ``"skip"``, ``"queue"`` or ``"allow"``: what follows where the last firing isn't
+            over.
+        jitter: Up to so many seconds, chosen at random, are added to each moment.
+        start: Epoch seconds before which it isn't due, 0 for none.
+        end: Epoch seconds after which it isn't due, 0 for none.
+        expires: Seconds from a firing after which it isn't started any more, 0 for never.
+        lazy: A call starts it, for the life of that server.
+        executor: A number of ``TaskExecutor``, where no target is named.
+        spooler: See ``Placement``.
+        mule: See ``Placement``.
+        strict: See ``Placement``.
+        durability: See ``Placement``.
+    """
+
+    missed: str = "skip"
+    overlap: str = "skip"
+    jitter: float = 0.0
+    start: float = 0.0
+    end: float = 0.0
+    expires: float = 0.0
+    lazy: bool = False
+    executor: int = TaskExecutor.AUTO
+    spooler: str = ""
+    mule: int | str | None = None
+    strict: bool | None = None
+    durability: str | None = None
+
+
+DECLARED, ADDED = "declared", "added"
+
+
+class Schedule(NamedTuple):
+    """A row of the schedules: a rule, what it submits and where, and when it is next due.
+
+    Attributes:
+        name: Its name, which no other schedule has.
+        task: Registered name of the task.
+        origin: ``DECLARED`` by a decorator, or ``ADDED`` at run time.
+        module: The module that declared it.
+        incarnation: The start of the server that declared it last.
         rule: What ``schedule.Rule.dump`` gave, as JSON.
-        target: Where it runs.
+        target: Where it runs; empty: by its task's options.
         number: The signal number that its function gets.
+        envelope: A signed message, the template of those that it submits.
+        options: A ``ScheduleOptions``, as JSON.
         iterations: How often it still fires; ``None`` for ever.
         active: It fires.
-        next_at: Epoch seconds of the next firing.
+        paused: It doesn't, until it is resumed.
+        moment: Epoch seconds of the next moment by the rule.
+        next_at: Epoch seconds of the next firing: the moment and its jitter.
+        last_at: Epoch seconds of the last firing, 0 for none.
+        last_id: Id of the last message that it submitted.
+        asked_id: Id of the message of a firing that somebody asked for.
+        digest: Tells one definition from another.
+        fired: How often it fired.
+        missed: How many moments were missed.
+        skipped: How many moments were skipped because the last firing wasn't over.
     """
 
     name: str
+    task: str
+    origin: str
+    module: str
     incarnation: str
     rule: str
     target: str
     number: int
+    envelope: bytes
+    options: str
     iterations: int | None
     active: bool
+    paused: bool
+    moment: float | None
     next_at: float | None
+    last_at: float = 0.0
+    last_id: str = ""
+    asked_id: str = ""
+    digest: str = ""
+    fired: int = 0
+    missed: int = 0
+    skipped: int = 0
 
 
 class TaskSpec(NamedTuple):

@@ -81,6 +81,33 @@ def import_module_of(name: str) -> None:
     raise ModuleNotFoundError(f"No module for the task {name!r}", name=module_of(name))
 
 
+def is_findable(module: str) -> bool:
+    """Tell whether a module could be imported; nothing is imported for that.
+
+    A module that has no name that others know (``wsgi-file``, ``__main__``) counts as findable.
+    """
+    if module.startswith(("uwsgi_file_", "__main__")) or module in sys.modules:
+        return True
+    path: Any = None
+    name = ""
+    for word in module.split("."):
+        name = f"{name}.{word}" if name else word
+        spec = _spec_of(name, path)
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+    return True
+
+
+def _spec_of(name: str, path: Any) -> Any:
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        spec = None if find is None else find(name, path)
+        if spec is not None:
+            return spec
+    return None
+
+
 def _is_parent(missing: str, path: str) -> bool:
     """Tell whether the missing module is the one asked for, not one that it imports."""
     return path == missing or path.startswith(missing + ".")

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple, Protocol
 
 from .errors import OptionValueError
 
+MISSED_AFTER_S = 60.0
+"""From this age on a moment was missed when the timekeeper sees it."""
+MOST_MADE_UP = 1000
+"""As many missed moments are made up for at most, where each is to be."""
 _MINUTE = 60
 _HORIZON = 5 * 366 * 24 * 3600  # a leap day is at most this far away, but for 2100
 
@@ -135,12 +139,14 @@ class CronExpression(NamedTuple):
 
     def next_after(self, moment: float, previous: float | None = None) -> float | None:
         """See ``Rule``."""
-        return next((due.timestamp() for due in self._moments(moment)), None)
+        # in the second pass of an hour a time of day is told by its first one, which is over
+        moments = (due.timestamp() for due in self._moments(moment))
+        return next((due for due in moments if due > moment), None)
 
     def _moments(self, moment: float) -> Iterator[datetime]:
         from cronsim import CronSim, CronSimError
 
-        start = datetime.fromtimestamp(moment, self._zone())
+        start = datetime.fromtimestamp(moment, _Local() if self.tz is None else zone(self.tz))
         try:
             return CronSim(ALIASES.get(self.expression, self.expression), start)
         except CronSimError as error:
@@ -149,24 +155,33 @@ class CronExpression(NamedTuple):
                 f" like '0 9 * * mon-fri', or one of {', '.join(ALIASES)}"
             ) from None
 
-    def _zone(self) -> Any:
-        if self.tz is None:
-            return _Local()
-        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-        try:
-            return ZoneInfo(self.tz)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise OptionValueError(f"cron: {self.tz!r} is no known time zone") from None
-
     def checked(self) -> CronExpression:
         """Return itself, or raise ``OptionValueError`` when it can't be understood."""
         self._moments(0.0)
+        if len(ALIASES.get(self.expression, self.expression).split()) != 5:
+            raise OptionValueError(
+                f"cron: {self.expression!r} is no cron expression (it has a field of seconds); it"
+                f" takes five fields, like '0 9 * * mon-fri'; use a timer for seconds"
+            )
         return self
 
     def dump(self) -> list[Any]:
         """See ``Rule``."""
         return ["cron", self.expression, self.tz]
+
+
+def zone(name: str) -> tzinfo:
+    """Return the time zone of a name.
+
+    Raises:
+        OptionValueError: None of that name is known here.
+    """
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise OptionValueError(f"cron: {name!r} is no known time zone") from None
 
 
 class _Local(tzinfo):
@@ -197,3 +212,115 @@ def load_rule(values: list[Any]) -> Rule:
     kind, *rest = values
     kinds: dict[str, Any] = {"every": Every, "fields": CronFields, "cron": CronExpression}
     return kinds[kind](*rest)  # type: ignore[no-any-return]
+
+
+class Due(NamedTuple):
+    """What follows from moments that have come.
+
+    Attributes:
+        fires: How often it fires now.
+        missed: How many moments are passed over.
+        next_moment: Epoch seconds of the next moment, ``None`` for never.
+    """
+
+    fires: int
+    missed: int
+    next_moment: float | None
+
+
+def judge(
+    rule: Rule, moment: float, next_at: float, now: float, missed: str, end: float = 0.0
+) -> Due:
+    """Tell what follows at ``now`` from a schedule that is due.
+
+    Args:
+        rule: When it is due.
+        moment: Epoch seconds of its first moment that hasn't fired.
+        next_at: Epoch seconds at which that was to fire, jitter included.
+        now: Epoch seconds; not before ``next_at``.
+        missed: ``"skip"``, ``"once"`` or ``"all"``.
+        end: Epoch seconds after which it isn't due, 0 for none.
+
+    Example:
+        >>> judge(Every(10), 100, 100, 195, "skip")
+        Due(fires=1, missed=9, next_moment=200.0)
+        >>> judge(Every(100), 100, 100, 195, "skip")
+        Due(fires=0, missed=1, next_moment=200.0)
+    """
+    last = min(now, end) if end else now
+    count = _count(rule, moment, last)
+    following = rule.next_after(now, moment)
+    if missed == "all":
+        fires = min(count, MOST_MADE_UP)
+    else:
+        fires = int(missed == "once" or _is_one_fresh(rule, moment, next_at, now, last))
+    if end and following is not None and following > end:
+        following = None
+    return Due(fires, count - fires, following)
+
+
+def _is_one_fresh(rule: Rule, moment: float, next_at: float, now: float, last: float) -> bool:
+    if now - next_at <= MISSED_AFTER_S:
+        return True
+    fresh = rule.next_after(now - MISSED_AFTER_S, moment)
+    return fresh is not None and fresh <= last
+
+
+def _count(rule: Rule, moment: float, last: float) -> int:
+    """Return how many moments there are up to ``last``; of a cron, some more than enough at most.
+
+    The first one counts in any case.
+    """
+    if isinstance(rule, Every):
+        return 1 + max(0, int((last - moment) // rule.seconds))
+    count, following = 1, moment
+    while last - following >= _MINUTE and count <= 10 * MOST_MADE_UP:
+        found = rule.next_after(following, following)
+        if found is None or found > last:
+            break
+        count, following = count + 1, found
+    return count
+
+
+def first_moment(rule: Rule, now: float, start: float = 0.0, end: float = 0.0) -> float | None:
+    """Return the first moment of a schedule that begins now, ``None`` for never.
+
+    Args:
+        rule: When it is due.
+        now: Epoch seconds.
+        start: Epoch seconds of the first moment of a period, before which a cron isn't due.
+        end: Epoch seconds after which it isn't due, 0 for none.
+    """
+    if not isinstance(rule, Every):
+        first = rule.next_after(max(now, start - 0.001), None)
+    elif start > now:
+        first = start
+    else:
+        first = rule.next_after(now, start or None)
+    return None if first is None or (end and first > end) else first
+
+
+def after_step_back(rule: Rule, moment: float, now: float) -> float:
+    """Return the next moment of a period whose clock was set back: in phase, within one period.
+
+    A cron waits for its moment: what fired doesn't fire again.
+    """
+    if not isinstance(rule, Every) or moment <= now + rule.seconds:
+        return moment
+    return moment - (moment - now) // rule.seconds * rule.seconds
+
+
+def describe(rule: Rule) -> str:
+    """Return a rule as a reader understands it.
+
+    Example:
+        >>> describe(Every(30.0)), describe(CronFields(0, 5))
+        ('every 30 s', 'minute=0 hour=5')
+    """
+    if isinstance(rule, Every):
+        return f"every {rule.seconds:g} s"
+    if isinstance(rule, CronExpression):
+        return f"{rule.expression} ({rule.tz})" if rule.tz else rule.expression
+    assert isinstance(rule, CronFields)
+    named = [f"{name}={value}" for name, value in rule._asdict().items() if value != -1]
+    return " ".join(named) or "every minute"

@@ -162,6 +162,10 @@ class Task(Generic[P, R]):
         )
 
     def _submit(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[R]:
+        message = self._message(plan, args, kwargs)
+        return calls.handle_of(message.id, engine.current().submit(message, plan.placement))
+
+    def _message(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
         this = engine.current()
         ident = new_id()
         chosen = plan.options
@@ -188,7 +192,7 @@ class Task(Generic[P, R]):
         )
         if chosen.expires is not None:
             message = _with_expiry(message, chosen, this.settings.naive_at)
-        return calls.handle_of(ident, this.submit(message, plan.placement))
+        return message
 
 
 class Call(Generic[P, R]):
@@ -203,6 +207,23 @@ class Call(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Submit a call; see ``Task``."""
         return self._task._submit(self._plan, args, kwargs)
+
+
+def template(
+    found: Task[Any, Any] | Call[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Message, Options]:
+    """Return the message of a call that isn't submitted, and the options that it has.
+
+    Raises:
+        ArgumentsError: An argument can't be serialised.
+    """
+    task, plan = (found._task, found._plan) if isinstance(found, Call) else (found, found._plan)
+    return task._message(plan, args, kwargs), plan.options
+
+
+def named(name: str) -> Task[Any, Any] | None:
+    """Return the task of a name, where this process knows it."""
+    return _tasks.get(name)
 
 
 def _with_expiry(message: Message, chosen: Options, naive_at: str) -> Message:

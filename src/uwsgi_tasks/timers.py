@@ -7,7 +7,6 @@ home fires it. The decorated name is the schedule object: calling it (re)starts 
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
 import zlib
@@ -15,9 +14,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, overload
 
-from . import config, engine, schedule, server, tasks
+from . import calls, definition, engine, schedule, tasks
+from .definition import COMMON, Check, Definition
 from .errors import OptionError, OptionValueError
-from .model import Schedule, TaskSpec
+from .model import Message, Schedule, TaskSpec, new_id
 
 __all__ = [
     "CronTask",
@@ -44,13 +44,21 @@ class SignalTask:
         target: ``''`` (spooler, else mule, else a worker), ``worker``, ``workers``, ``workerN``,
             ``active-workers``, ``mule``, ``mules``, ``muleN``, ``farm_NAME`` or ``spooler``.
         lazy: It starts at the first call, not at declaration.
+        name: Its name; default: that of the function.
+        **setup: Options; see ``timer`` and ``cron``.
     """
 
     def __init__(
-        self, function: Callable[..., Any], target: str = "", *, lazy: bool = False, **setup: Any
+        self,
+        function: Callable[..., Any],
+        target: str = "",
+        *,
+        lazy: bool = False,
+        name: str | None = None,
+        **setup: Any,
     ) -> None:
         tasks.check_function(function)
-        self.name = _free_name(tasks.checked_name(function), function)
+        self.name = _name_of(function, name)
         functools.update_wrapper(self, function)
         self.function = function
         self.lazy = lazy
@@ -73,14 +81,16 @@ class SignalTask:
             return
         if self.rule() is None:
             raise OptionValueError(f"{self.name} can't start: it has no seconds yet; use add_setup")
-        site.store.start(self.row(active=True))
+        site.store.start(self.row())
         site.home.wake_timekeeper()
 
     def run(self, *args: Any) -> Any:
         """Call the plain function, here and now; without arguments it gets its signal number."""
         if args:
             return self.function(*args)
-        return _without_extra(self.function)(self.number)
+        return _without_extra(self.function)(
+            self.number, *self._setup.get("args", ()), **self._setup.get("kwargs", {})
+        )
 
     def stop(self) -> bool:
         """Stop the schedule.
@@ -113,51 +123,43 @@ class SignalTask:
 
     def iterations(self) -> int | None:
         """Return how often it fires after a start; ``None`` for ever."""
-        return None
+        return self._setup.get("iterations") or None
 
-    def row(self, *, active: bool) -> Schedule:
-        """Return the row of the store that stands for it."""
-        rule = self.rule()
-        next_at = rule.next_after(time.time(), None) if rule is not None and active else None
-        return Schedule(
+    def definition(self) -> Definition:
+        """Return what it is to do, with its present set-up."""
+        rule, setup = self.rule(), self._setup
+        period = rule.seconds if isinstance(rule, schedule.Every) else None
+        arguments = ((self.number, *setup.get("args", ())), setup.get("kwargs", {}))
+        ident = new_id()
+        return Definition(
             self.name,
-            engine.current().server.incarnation,
-            json.dumps(rule.dump() if rule is not None else None),
+            rule,
             self.target,
             self.number,
+            Message(ident, self.name, calls.payload_of(self.name, *arguments, "pickle")),
+            definition.options_of(setup, self.name, period)._replace(lazy=self.lazy),
             self.iterations(),
-            active,
-            next_at,
+            self.function.__module__,
         )
 
+    def row(self) -> Schedule:
+        """Return the row of the store that stands for it when it begins now."""
+        this = engine.current()
+        site = this.site()
+        signer = None if site is None else site.signer
+        return self.definition().row(time.time(), signer, this.server.incarnation)
+
     def _change(self, setup: dict[str, Any]) -> None:
-        unknown = [name for name in setup if name not in self._checks()]
-        if unknown:
-            hint = config.suggest(unknown[0], self._checks())
-            raise OptionError(
-                f"{self.name}: there is no option {unknown[0]!r}{hint or ''};"
-                f" it takes {', '.join(self._checks())}"
-            )
         before = self._setup
-        self._setup = dict(before)
+        self._setup = {**before, **definition.checked(setup, self._checks(), self.name)}
         try:
-            self._apply(setup)
+            self.definition()  # parts that don't go together are refused before anything changed
         except BaseException:
             self._setup = before
             raise
 
-    def _apply(self, setup: dict[str, Any]) -> None:
-        for name, value in setup.items():
-            try:
-                self._setup[name] = self._checks()[name](value)
-            except TypeError as error:
-                raise OptionError(f"{self.name}: {name}={value!r}: {error}") from None
-            except (ValueError, OverflowError) as error:
-                raise OptionValueError(f"{self.name}: {name}={value!r}: {error}") from None
-        self.rule()  # a cron whose parts don't go together is refused before anything changed
-
-    def _checks(self) -> dict[str, Callable[[Any], Any]]:
-        return {"target": _target}
+    def _checks(self) -> dict[str, Check]:
+        return COMMON
 
 
 class TimerTask(SignalTask):
@@ -168,12 +170,8 @@ class TimerTask(SignalTask):
         seconds = self._setup.get("seconds")
         return None if seconds is None else schedule.Every(seconds)
 
-    def iterations(self) -> int | None:
-        """See ``SignalTask``."""
-        return self._setup.get("iterations") or None
-
-    def _checks(self) -> dict[str, Callable[[Any], Any]]:
-        return {"seconds": _period, "iterations": _iterations, "target": _target}
+    def _checks(self) -> dict[str, Check]:
+        return {"seconds": definition.period, **COMMON}
 
 
 class OneTimeTask(TimerTask):
@@ -194,9 +192,9 @@ class CronTask(SignalTask):
         fields = {name: self._setup.get(name, -1) for name in _CRON_FIELDS}
         return schedule.cron_fields(**fields)
 
-    def _checks(self) -> dict[str, Callable[[Any], Any]]:
-        fields = dict.fromkeys((*_CRON_FIELDS, "expression", "tz"), _unchecked)
-        return {**fields, "target": _target}
+    def _checks(self) -> dict[str, Check]:
+        fields = dict.fromkeys((*_CRON_FIELDS, "expression"), _unchecked)
+        return {**fields, **COMMON}
 
 
 _CRON_FIELDS = ("minute", "hour", "day", "month", "dayweek")
@@ -210,7 +208,11 @@ Function = Callable[..., Any]
 
 
 def timer(
-    *, seconds: float | timedelta, iterations: int | None = None, target: str = ""
+    *,
+    seconds: float | timedelta,
+    iterations: int | None = None,
+    target: str = "",
+    **options: Any,
 ) -> Callable[[Function], TimerTask]:
     """Run a function every so many seconds, from the start of the server on.
 
@@ -218,20 +220,27 @@ def timer(
         seconds: The period: seconds (int, float) or a ``timedelta``.
         iterations: How often it fires; ``None`` or 0 for ever.
         target: Where it runs; see ``SignalTask``.
+        **options: ``args`` and ``kwargs`` (given to the function after the signal number),
+            ``missed`` (``"skip"``, ``"once"`` or ``"all"``: what follows from moments at which no
+            server ran), ``overlap`` (``"skip"``, ``"queue"`` or ``"allow"``: what follows where the
+            last firing isn't over), ``jitter`` (seconds or ``timedelta``; up to so much is added to
+            each moment), ``start`` and ``end`` (``datetime`` or UNIX timestamp), ``tz`` (zone of a
+            naive ``start`` and ``end``), ``name`` (default: the function's).
 
     Returns:
         A decorator that gives a ``TimerTask``.
 
     Raises:
-        OptionError: A value is of a wrong type.
+        OptionError: A name is unknown, or a value is of a wrong type.
         OptionValueError: A value can't be meant.
+        ArgumentsError: An argument can't be serialised.
 
     Example:
         >>> @timer(seconds=30)  # doctest: +SKIP
         ... def sweep(signal_number):
         ...     ...
     """
-    return _decorator(TimerTask, target, seconds=seconds, iterations=iterations)
+    return _decorator(TimerTask, target, seconds=seconds, iterations=iterations, **options)
 
 
 @overload
@@ -244,6 +253,7 @@ def timer_lazy(
     seconds: float | timedelta | None = ...,
     iterations: int | None = ...,
     target: str = ...,
+    **options: Any,
 ) -> Callable[[Function], TimerTask]: ...
 
 
@@ -253,12 +263,14 @@ def timer_lazy(
     seconds: float | timedelta | None = None,
     iterations: int | None = None,
     target: str = "",
+    **options: Any,
 ) -> Any:
     """Like ``timer``, but it starts when the decorated name is called, from any process.
 
     The period may be left to ``add_setup(seconds=…)`` before the call.
     """
-    decorate = _decorator(TimerTask, target, lazy=True, seconds=seconds, iterations=iterations)
+    setup = {"seconds": seconds, "iterations": iterations, **options}
+    decorate = _decorator(TimerTask, target, lazy=True, **setup)
     return decorate if function is None else decorate(function)
 
 
@@ -276,6 +288,7 @@ def cron(
     *,
     target: str = ...,
     tz: str | None = ...,
+    **options: Any,
 ) -> Callable[[Function], CronTask]: ...
 
 
@@ -288,6 +301,7 @@ def cron(
     *,
     target: str = "",
     tz: str | None = None,
+    **options: Any,
 ) -> Any:
     """Run a function at the moments of a cron, from the start of the server on.
 
@@ -300,19 +314,25 @@ def cron(
         dayweek: 0 to 7, 0 and 7 are Sunday.
         target: Where it runs; see ``SignalTask``.
         tz: Zone of a cron expression, like ``"Europe/Rome"``; default: the server's own.
+        **options: ``iterations``, and those of ``timer``.
 
     Returns:
         A decorator that gives a ``CronTask``.
 
     Raises:
+        OptionError: A name is unknown, or a value is of a wrong type.
         OptionValueError: A value can't be meant.
+        ArgumentsError: An argument can't be serialised.
 
     Example:
         >>> @cron("0 9 * * mon-fri", tz="Europe/Rome")  # doctest: +SKIP
         ... def wake_up(signal_number):
         ...     ...
     """
-    return _decorate_cron(minute, hour, day, month, dayweek, target, tz, lazy=False)
+    if callable(minute):
+        return CronTask(minute)
+    setup = _cron_setup((minute, hour, day, month, dayweek), tz)
+    return _cron_decorator({"target": target, **setup, **options})
 
 
 @overload
@@ -329,6 +349,7 @@ def cron_lazy(
     *,
     target: str = ...,
     tz: str | None = ...,
+    **options: Any,
 ) -> Callable[[Function], CronTask]: ...
 
 
@@ -341,14 +362,21 @@ def cron_lazy(
     *,
     target: str = "",
     tz: str | None = None,
+    **options: Any,
 ) -> Any:
     """Like ``cron``, but it starts when the decorated name is called, from any process."""
-    return _decorate_cron(minute, hour, day, month, dayweek, target, tz, lazy=True)
+    if callable(minute):
+        return CronTask(minute, lazy=True)
+    setup = _cron_setup((minute, hour, day, month, dayweek), tz)
+    return _cron_decorator({"target": target, "lazy": True, **setup, **options})
 
 
-def _free_name(name: str, function: Callable[..., Any]) -> str:
-    """Return the name, or one with a number where another function of the module has it."""
-    free, number = name, 1
+def _name_of(function: Callable[..., Any], asked: str | None) -> str:
+    """Return its name, or one with a number where another function of the module has it."""
+    if asked is not None:
+        return str(definition.checked({"name": asked}, {"name": definition.word}, "name")["name"])
+    free = name = tasks.checked_name(function)
+    number = 1
     while free in declared and _place(declared[free].function) != _place(function):
         number += 1
         free = f"{name}#{number}"
@@ -367,25 +395,22 @@ def _decorator(
     return lambda function: kind(function, target, lazy=lazy, **given)
 
 
-def _decorate_cron(
-    minute: Any, hour: int, day: int, month: int, dayweek: int, target: str, tz: Any, *, lazy: bool
-) -> Any:
-    setup: dict[str, Any]
-    if callable(minute):
-        return CronTask(minute, target, lazy=lazy)
-    if isinstance(minute, str):
-        if (hour, day, month, dayweek) != (-1, -1, -1, -1):
+def _cron_setup(fields: tuple[Any, ...], tz: str | None) -> dict[str, Any]:
+    if isinstance(fields[0], str):
+        if fields[1:] != (-1, -1, -1, -1):
             raise OptionError("cron: an expression says everything; leave the other fields out")
-        setup = {"expression": minute, "tz": tz}
-        schedule.CronExpression(minute, tz).checked()
-    else:
-        if tz is not None:
-            raise OptionError("cron: tz goes with an expression, like cron('0 9 * * *', tz=…)")
-        setup = dict(zip(_CRON_FIELDS, (minute, hour, day, month, dayweek), strict=True))
-        schedule.cron_fields(**setup)
+        schedule.CronExpression(fields[0], tz).checked()
+        return {"expression": fields[0], "tz": tz}
+    if tz is not None:
+        raise OptionError("cron: tz goes with an expression, like cron('0 9 * * *', tz=…)")
+    setup = dict(zip(_CRON_FIELDS, fields, strict=True))
+    schedule.cron_fields(**setup)
+    return setup
 
+
+def _cron_decorator(setup: dict[str, Any]) -> Callable[[Function], CronTask]:
     def decorate(function: Callable[..., Any]) -> CronTask:
-        found = CronTask(function, target, lazy=lazy, **setup)
+        found = CronTask(function, **setup)
         if setup.get("minute") == -1 and setup.get("hour", -1) >= 0:
             logger.warning(
                 "%s: cron(hour=%d) means every minute of that hour; add minute=0 to run it once",
@@ -401,41 +426,21 @@ def _unchecked(value: Any) -> Any:
     return value
 
 
-def _target(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise TypeError("it takes a text")
-    problem = server.target_problem(value, engine.current().server)
-    if problem is not None:
-        raise ValueError(problem)
-    return value
-
-
-def _period(value: Any) -> float:
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError("it takes seconds (int, float) or a timedelta")
-    if not 0 < value < float("inf"):
-        raise ValueError("it takes more than 0 seconds")
-    return float(value)
-
-
-def _iterations(value: Any) -> int:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise TypeError("it takes a whole number, or None for ever")
-    if value is not None and value < 0:
-        raise ValueError("it takes 0 (for ever) or more")
-    return value or 0
-
-
 def _without_extra(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a callable that takes the signal number and leaves it out where it isn't wanted."""
+    """Return a callable that takes the signal number first, and leaves it out where it has no room.
+
+    That is beside the arguments of the schedule.
+    """
     innermost = function
     while hasattr(innermost, "__wrapped__"):
         innermost = innermost.__wrapped__
     code = getattr(innermost, "__code__", None)
-    if code is None or code.co_argcount or code.co_flags & 0x04:  # *args
+    if code is None or code.co_flags & 0x04:  # *args
         return function
-    return lambda signal_number: function()
+    names = code.co_varnames[: code.co_argcount]
+
+    def call(signal_number: int, *args: Any, **kwargs: Any) -> Any:
+        room = len(names) - len(args) - sum(name in names for name in kwargs)
+        return function(*((signal_number,) if room > 0 else ()), *args, **kwargs)
+
+    return call

@@ -6,10 +6,10 @@ fork. ``synchronous=NORMAL``: what was committed survives the death of every pro
 
 from __future__ import annotations
 
-from .schedules import Firing, Schedules
+from .schedules import Firing, Schedules, Standing
 from .waiting import FINAL, IN_SPOOL, READY, WAITING, Waiting, WaitingPlace
 
-__all__ = ["FINAL", "IN_SPOOL", "READY", "WAITING", "Firing", "Store", "Waiting"]
+__all__ = ["FINAL", "IN_SPOOL", "READY", "WAITING", "Firing", "Standing", "Store", "Waiting"]
 
 
 class Store(WaitingPlace, Schedules):

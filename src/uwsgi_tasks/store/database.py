@@ -28,14 +28,21 @@ _MIGRATIONS = (
     CREATE INDEX waiting_mule ON waiting (state) WHERE executor = 3;
     CREATE INDEX waiting_final ON waiting (changed_at) WHERE state = 3;
     CREATE TABLE schedules (
-        name TEXT PRIMARY KEY, incarnation TEXT NOT NULL, rule TEXT NOT NULL,
-        target TEXT NOT NULL, number INTEGER NOT NULL, iterations INTEGER,
-        active INTEGER NOT NULL, next_at REAL
+        name TEXT PRIMARY KEY, task TEXT NOT NULL, origin TEXT NOT NULL, module TEXT NOT NULL,
+        incarnation TEXT NOT NULL, rule TEXT NOT NULL, target TEXT NOT NULL,
+        number INTEGER NOT NULL, envelope BLOB NOT NULL, options TEXT NOT NULL,
+        iterations INTEGER, active INTEGER NOT NULL, paused INTEGER NOT NULL, moment REAL,
+        next_at REAL, last_at REAL NOT NULL, last_id TEXT NOT NULL, asked_id TEXT NOT NULL,
+        digest TEXT NOT NULL, fired INTEGER NOT NULL, missed INTEGER NOT NULL,
+        skipped INTEGER NOT NULL
     ) WITHOUT ROWID;
+    CREATE INDEX schedules_next ON schedules (next_at) WHERE active = 1 AND paused = 0;
+    CREATE INDEX schedules_asked ON schedules (asked_id) WHERE asked_id != '';
     CREATE TABLE firings (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, name TEXT NOT NULL,
-        number INTEGER NOT NULL, fired_at REAL NOT NULL
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, id TEXT NOT NULL,
+        envelope BLOB NOT NULL, fired_at REAL NOT NULL, taken_by INTEGER NOT NULL
     );
+    CREATE INDEX firings_id ON firings (id);
     CREATE TABLE checkpoints (
         id TEXT PRIMARY KEY, buffer BLOB NOT NULL, saved_at REAL NOT NULL
     ) WITHOUT ROWID;
@@ -95,8 +102,12 @@ class Database:
 
     @contextlib.contextmanager
     def flushed(self, on_disk: bool) -> Iterator[sqlite3.Connection]:
-        """Let what is committed in a block reach the disk before it ends, where asked for."""
+        """Let what is committed in a block reach the disk before it ends, where asked for.
+
+        Within a transaction nothing is committed: who holds it sees to that.
+        """
         connection = self.connection()
+        on_disk = on_disk and not connection.in_transaction
         if on_disk:
             connection.execute("PRAGMA synchronous = FULL")
         try:
