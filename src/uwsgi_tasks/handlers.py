@@ -45,6 +45,7 @@ _previous: dict[str, Callable[..., Any]] = {}
 _signals = targets.signals
 _seen: dict[str, int] = {}
 _state: dict[str, Any] = {"installed": False, "keeping_time": 0, "spool": "", "started": 0}
+_state["started_at"] = time.time()
 _warned: set[str] = set()
 _REPLACED = "its home was removed, or made anew"
 
@@ -132,7 +133,7 @@ def on_fork() -> None:
 def _start_process(here: Uwsgi) -> None:
     if _state["started"] == os.getpid():
         return
-    _state["started"] = os.getpid()
+    _state["started"], _state["started_at"] = os.getpid(), time.time()
     _state["spool"] = ""
     _occupy_stdin()
     drop_inherited_connections()
@@ -158,9 +159,6 @@ def _open_process(here: Uwsgi) -> None:
         site.home.announce_mule(here.number(), here.incarnation)
     elif kind == "spooler":
         site.home.announce(f"spooler-{here.incarnation}")
-    for target in ("workers", "active-workers"):
-        if target in _signals and kind == "worker":
-            _seen[target] = site.store.last_firing()
     if this.settings.secret:
         site.adopt_first_key()
     site.inflight.forget_stop(consumer.instance_of(here))
@@ -253,7 +251,7 @@ def _register_target(here: Uwsgi, target: str) -> None:
 
 def _on_signal(target: str) -> None:
     this = engine.current()
-    targets.handle_signal(this.require_site(), target, _seen, _run_for_signal)
+    targets.handle_signal(this.require_site(), target, _seen, _run_for_signal, _state["started_at"])
 
 
 def _run_for_signal(message: Message) -> None:

@@ -14,6 +14,8 @@ MISSED_AFTER_S = 60.0
 MOST_MADE_UP = 1000
 """As many missed moments are made up for at most, where each is to be."""
 _MINUTE = 60
+_CHANGE_S = 3 * 3600.0
+"""No clock is changed by more than this, but where a country crosses the date line."""
 _HORIZON = 5 * 366 * 24 * 3600  # a leap day is at most this far away, but for 2100
 
 ALIASES = {
@@ -139,16 +141,58 @@ class CronExpression(NamedTuple):
 
     def next_after(self, moment: float, previous: float | None = None) -> float | None:
         """See ``Rule``."""
+        minute, hour, *_ = self._text().split()
+        if minute.startswith("*") or hour.startswith("*"):
+            return self._next_shown(moment)
         # in the second pass of an hour a time of day is told by its first one, which is over
-        moments = (due.timestamp() for due in self._moments(moment))
+        moments = (due.timestamp() for due in self._read(self._local(moment)))
         return next((due for due in moments if due > moment), None)
 
-    def _moments(self, moment: float) -> Iterator[datetime]:
+    def _next_shown(self, moment: float) -> float | None:
+        """Return the next moment at which the clock shows what the expression says.
+
+        The clock is read as if it were never changed, then minute by minute where it is: within
+        hours of now, or of what was found. (Read through a change, cronsim 2.7 passes over the half
+        hours of zones like Australia/Lord_Howe.)
+        """
+        while True:
+            now = self._local(moment)
+            offset = now.utcoffset() or timedelta()
+            naive = next(self._read(now.replace(tzinfo=None)), None)
+            if naive is None:
+                return None
+            found = (naive - offset).replace(tzinfo=timezone.utc).timestamp()
+            near = (moment + _CHANGE_S, found - _CHANGE_S, found)
+            if all(self._local(place).utcoffset() == offset for place in near):
+                return found
+            end = found + _CHANGE_S
+            for first, last in ((moment, min(moment + _CHANGE_S, end)), (found - _CHANGE_S, end)):
+                shown = self._first_shown(max(first, moment), last)
+                if shown is not None:
+                    return shown
+            moment = end
+
+    def _first_shown(self, moment: float, last: float) -> float | None:
+        due = (int(moment) // _MINUTE + 1) * _MINUTE
+        while due <= last:
+            local = self._local(due).replace(tzinfo=None)
+            if next(self._read(local - timedelta(minutes=1)), None) == local:
+                return float(due)
+            due += _MINUTE
+        return None
+
+    def _text(self) -> str:
+        return ALIASES.get(self.expression, self.expression)
+
+    def _local(self, moment: float) -> datetime:
+        return datetime.fromtimestamp(moment, _Local() if self.tz is None else zone(self.tz))
+
+    def _read(self, start: datetime) -> Iterator[datetime]:
+        """Give the moments after one, by the clock of that one."""
         from cronsim import CronSim, CronSimError
 
-        start = datetime.fromtimestamp(moment, _Local() if self.tz is None else zone(self.tz))
         try:
-            return CronSim(ALIASES.get(self.expression, self.expression), start)
+            return CronSim(self._text(), start)
         except CronSimError as error:
             raise OptionValueError(
                 f"cron: {self.expression!r} is no cron expression ({error}); it takes five fields,"
@@ -157,8 +201,8 @@ class CronExpression(NamedTuple):
 
     def checked(self) -> CronExpression:
         """Return itself, or raise ``OptionValueError`` when it can't be understood."""
-        self._moments(0.0)
-        if len(ALIASES.get(self.expression, self.expression).split()) != 5:
+        self._read(self._local(0.0))
+        if len(self._text().split()) != 5:
             raise OptionValueError(
                 f"cron: {self.expression!r} is no cron expression (it has a field of seconds); it"
                 f" takes five fields, like '0 9 * * mon-fri'; use a timer for seconds"

@@ -201,7 +201,7 @@ def _template(
         )
         on_disk = (said.durability or engine.current().settings.durability) == "disk"
         return message._replace(at=0.0, on_disk=on_disk), options
-    if not isinstance(known, str) and task is not None:
+    if not isinstance(task, str):
         raise OptionError(f"{task!r} is no task: decorate the function with @task, or name a task")
     ident, name = new_id(), definition.checked({"task": task}, {"task": definition.word}, "add")
     payload = calls.payload_of(name["task"], args, kwargs, "pickle")

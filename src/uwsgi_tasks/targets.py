@@ -159,7 +159,11 @@ def _mule_of(target: str) -> int | str | None:
 
 
 def handle_signal(
-    site: Site, target: str, seen: dict[str, int], run: Callable[[Message], None]
+    site: Site,
+    target: str,
+    seen: dict[str, int],
+    run: Callable[[Message], None],
+    since: float = 0.0,
 ) -> None:
     """Run what is due in this worker; signals may be lost or merged, the rows tell.
 
@@ -168,10 +172,13 @@ def handle_signal(
         target: The worker target whose signal arrived.
         seen: The last firing that this worker saw, per target that means every worker.
         run: Runs a message in this process.
+        since: Epoch seconds at which this worker started; what fired before isn't for it.
     """
     store = site.store
     if target in EVERYBODY:
-        while firings := store.firings_after(target, seen.get(target, 0)):
+        if target not in seen:
+            seen[target] = store.last_firing(since)
+        while firings := store.firings_after(target, seen[target]):
             for firing in firings:
                 seen[target] = firing.seq
                 ident = new_id()  # each worker's run is one of its own

@@ -86,13 +86,28 @@ def test_given_a_fork_hook_of_another_library_when_a_process_starts_then_it_is_c
     assert seen == ["forked"]
 
 
-def test_given_a_timer_for_workers_when_declared_in_the_master_then_its_signal_is_registered(fake):
+def test_given_the_master_when_installed_then_the_signals_of_any_worker_are_registered(fake):
     server = fake(worker=0)
     handlers.install()
-    timers.timer(seconds=60, target="workers")(on_timer)
-    assert [(number, target) for number, (target, _) in server.handlers.items()] == [
-        (255, "workers")
-    ]
+    assert {number: target for number, (target, _) in server.handlers.items()} == {
+        255: "worker",
+        254: "workers",
+        253: "active-workers",
+    }
+
+
+def test_given_a_timer_for_one_worker_when_declared_in_the_master_then_its_signal_is_registered(
+    fake,
+):
+    server = fake(worker=0)
+    handlers.install()
+    timers.timer(seconds=60, target="worker2")(on_timer)
+    assert server.handlers[252][0] == "worker2"
+
+
+def fire(found):
+    row = found.row()
+    engine.current().site().store.add_firing("worker", "an id", row.envelope)
 
 
 def on_timer(signal_number):
@@ -103,7 +118,7 @@ def test_given_a_signal_when_it_is_raised_in_a_worker_then_what_fired_runs_once(
     server = fake(worker=0)
     handlers.install()
     found = timers.timer(seconds=60, target="worker")(on_timer)
-    engine.current().site().store.add_firing("worker", found.name, found.number)
+    fire(found)
     (_, handler) = server.handlers[255]
     handler(255)
     handler(255)
@@ -114,7 +129,7 @@ def test_given_a_schedule_that_exits_when_its_signal_comes_then_the_worker_lives
     server = fake(worker=0)
     handlers.install()
     found = timers.timer(seconds=60, target="worker")(exits)
-    engine.current().site().store.add_firing("worker", found.name, found.number)
+    fire(found)
     server.handlers[255][1](255)
     assert RUNS == ["exits"]
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.messages import a_message
-from uwsgi_tasks import engine, timekeeper, wire
-from uwsgi_tasks.model import Schedule, TaskExecutor
+from tests.support.schedules import a_schedule
+from uwsgi_tasks import engine, targets, timekeeper, wire
+from uwsgi_tasks.model import TaskExecutor
 from uwsgi_tasks.timekeeper import Timekeeper
 
 
@@ -25,10 +25,10 @@ def keeper():
     return make
 
 
-def schedule(target="", next_at=100.0, iterations=None, name="app.timer"):
-    incarnation = engine.current().server.incarnation
-    rule = json.dumps(["every", 10])
-    return Schedule(name, incarnation, rule, target, 4711, iterations, True, next_at)
+def schedule(target="", **fields):
+    this = engine.current()
+    given = {"incarnation": this.server.incarnation, "signer": this.site().signer, **fields}
+    return a_schedule(target=target, **given)
 
 
 def files(spool):
@@ -73,7 +73,8 @@ def test_given_a_worker_as_target_when_it_ticks_then_a_row_waits_and_its_signal_
     site.store.start(schedule("worker"))
     keeper(worker=255).tick(100.0)
     assert server.raised == [255]
-    assert site.store.take_firing("worker").name == "app.timer"
+    firing = site.store.take_firing("worker")
+    assert wire.unpack(firing.envelope, site.signer).task == "app.timer"
 
 
 def test_given_a_worker_target_without_signal_when_it_ticks_then_one_error_names_the_cure(
@@ -109,7 +110,7 @@ def test_given_iterations_when_it_ticks_for_long_then_it_fires_exactly_so_often(
     fake, keeper, spool
 ):
     fake()
-    engine.current().site().store.start(schedule(iterations=3))
+    engine.current().site().store.start(schedule(iterations=3, options={"overlap": "allow"}))
     found = keeper()
     for moment in range(90, 300):
         found.tick(float(moment))
@@ -145,22 +146,27 @@ def test_given_a_tick_that_fails_when_it_goes_on_then_it_is_told_and_tried_again
     assert "it tries again" in caplog.text
 
 
+def fire(target, name):
+    site, message = engine.current().site(), a_message(name)
+    site.store.add_firing(target, message.id, wire.pack(message, site.signer))
+
+
 def handled(target, seen):
     ran = []
     this = engine.current()
-    timekeeper.handle_signal(this, this.site(), target, seen, ran.append)
+    targets.handle_signal(this.site(), target, seen, ran.append)
     return [message.task for message in ran]
 
 
 def test_given_one_firing_for_any_worker_when_two_see_the_signal_then_one_runs_it(fake):
     fake()
-    engine.current().site().store.add_firing("worker", "app.timer", 7)
+    fire("worker", "app.timer")
     assert [handled("worker", {}), handled("worker", {})] == [["app.timer"], []]
 
 
 def test_given_one_firing_for_every_worker_when_two_see_the_signal_then_both_run_it(fake):
     fake()
-    engine.current().site().store.add_firing("workers", "app.timer", 7)
+    fire("workers", "app.timer")
     first, second = {}, {}
     assert [handled("workers", seen) for seen in (first, second, first)] == [
         ["app.timer"],
@@ -172,5 +178,5 @@ def test_given_one_firing_for_every_worker_when_two_see_the_signal_then_both_run
 def test_given_merged_signals_when_one_arrives_then_all_that_fired_runs(fake):
     fake()
     for name in ("a", "b", "c"):
-        engine.current().site().store.add_firing("worker", name, 7)
+        fire("worker", name)
     assert handled("worker", {}) == ["a", "b", "c"]

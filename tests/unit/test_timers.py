@@ -169,7 +169,7 @@ def test_given_a_one_time_task_when_asked_then_it_fires_once_after_a_call():
 
 def test_given_a_timer_when_its_row_is_made_then_it_is_due_after_its_period():
     before = time.time()
-    row = timer(seconds=60, iterations=2, target="mule")(work).row(active=True)
+    row = timer(seconds=60, iterations=2, target="mule")(work).row()
     assert before + 60 <= row.next_at <= time.time() + 60
     assert (row.iterations, row.target, json.loads(row.rule)) == (2, "mule", ["every", 60.0])
 

@@ -252,14 +252,12 @@ class Schedules(Database):
             )
         )
 
-    def last_firing(self) -> int:
-        """Return the number of the latest firing."""
-        row = (
-            self.connection()
-            .execute("SELECT seq FROM sqlite_sequence WHERE name = 'firings'")
-            .fetchone()
+    def last_firing(self, before: float) -> int:
+        """Return the number of the latest firing that came before a moment, 0 for none."""
+        found = self.connection().execute(
+            "SELECT max(seq) FROM firings WHERE fired_at < ?", (before,)
         )
-        return row[0] if row else 0
+        return found.fetchone()[0] or 0
 
 
 def _merged(stands: Schedule | None, row: Schedule) -> Schedule | None:
