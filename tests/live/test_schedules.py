@@ -1,4 +1,4 @@
-"""Schedules at run time on a real server: added and steered from everywhere, lasting, fired once."""
+"""Schedules at run time on a real server: steered from everywhere, lasting, fired once."""
 
 from __future__ import annotations
 
