@@ -131,7 +131,9 @@ class Firing:
             return False
         if standing is None:
             return self._is_in_hand(row.last_id) or self._is_with_a_worker(row)
-        if standing.state == _WAITING:
+        from .store import FINAL, IN_SPOOL
+
+        if standing.state not in (IN_SPOOL, FINAL):
             return True
         over = self.site.inflight.over_at(row.last_id)
         if over is not None and over[0] >= standing.delivery:
@@ -139,7 +141,7 @@ class Firing:
         if standing.executor == TaskExecutor.MULE:
             return self._is_in_hand(row.last_id) or (over is None and self._is_queued(row, now))
         name = to_spool.file_name(row.last_id, standing.delivery)
-        return standing.state == _IN_SPOOL and os.path.exists(f"{standing.spool}/{name}")
+        return standing.state == IN_SPOOL and os.path.exists(f"{standing.spool}/{name}")
 
     def _is_in_hand(self, ident: str) -> bool:
         found = self.site.inflight
@@ -296,6 +298,3 @@ def _rule(text: str) -> schedule.Rule:
 @functools.lru_cache(maxsize=16384)
 def _options(text: str) -> ScheduleOptions:
     return ScheduleOptions(*json.loads(text))
-
-
-_WAITING, _IN_SPOOL = 0, 1

@@ -21,6 +21,7 @@ from . import (
     legacy,
     letters,
     recovery,
+    schedules,
     sweeping,
     targets,
     timekeeper,
@@ -67,6 +68,7 @@ def install() -> None:
         return
     _state["installed"] = True
     timers.on_declared.append(_on_declared)
+    schedules.on_added.append(_on_added)
     if here.kind() != "master":
         _start_process(here)  # loaded after the fork: under lazy-apps, or by spooler-import
     elif here.has_master:
@@ -203,7 +205,9 @@ def _may_keep_time(here: Uwsgi, site: Site) -> bool:
         return False
     if kind == "mule":
         return True
-    return bool(timers.declared) and not (here.has_mules() and here.preloaded)
+    if here.has_mules() and here.preloaded:
+        return False
+    return bool(timers.declared) or (site.has_store() and site.store.next_schedule() is not None)
 
 
 def _keep_time(this: engine.Engine, site: Site) -> None:
@@ -229,6 +233,15 @@ def _on_declared(found: timers.SignalTask) -> None:
     if _may_keep_time(here, site):
         _keep_time(this, site)
     site.home.wake_timekeeper()
+
+
+def _on_added() -> None:
+    this = engine.current()
+    here, site = this.server, this.require_site()
+    if not isinstance(here, Uwsgi) or _state["started"] != os.getpid():
+        return
+    if here.has_master and _may_keep_time(here, site):  # of workers alone, none did so far
+        _keep_time(this, site)
 
 
 def _register_target(here: Uwsgi, target: str) -> None:

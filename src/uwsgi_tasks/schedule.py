@@ -286,9 +286,9 @@ def judge(
         end: Epoch seconds after which it isn't due, 0 for none.
 
     Example:
-        >>> judge(Every(10), 100, 100, 195, "skip")
+        >>> judge(Every(10), 100.0, 100.0, 195.0, "skip")
         Due(fires=1, missed=9, next_moment=200.0)
-        >>> judge(Every(100), 100, 100, 195, "skip")
+        >>> judge(Every(100), 100.0, 100.0, 195.0, "skip")
         Due(fires=0, missed=1, next_moment=200.0)
     """
     last = min(now, end) if end else now

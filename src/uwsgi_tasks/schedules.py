@@ -11,7 +11,7 @@ import builtins
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
@@ -32,6 +32,9 @@ __all__ = [
     "run_now",
     "show",
 ]
+
+on_added: builtins.list[Callable[[], None]] = []
+"""Told when a schedule was added; the handlers see to it that somebody keeps time."""
 
 
 class ScheduleHandle(NamedTuple):
@@ -134,6 +137,8 @@ def add(
         raise OptionValueError(
             f"{shown}: the code declares a schedule of that name: choose another"
         )
+    for announce in on_added:
+        announce()
     site.home.wake_timekeeper()
     return _handle(row)
 

@@ -13,7 +13,10 @@ from .frames import FRAMES
 from .pages import PAGES, ROOT, blocks, name_of
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
-ENVIRONMENT = {"docs/tutorial/first-task.md": {"UWSGITASKS_SPOOLER": "spool"}}
+ENVIRONMENT = {
+    "docs/tutorial/first-task.md": {"UWSGITASKS_SPOOLER": "spool"},
+    "docs/how-to/schedules.md": {"UWSGITASKS_SPOOLER": "spool"},
+}
 
 # A block that names its file is imported as that module, the others share a module of their own.
 DRIVER = """

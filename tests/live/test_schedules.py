@@ -212,6 +212,13 @@ def test_given_a_task_that_retries_when_a_worker_runs_it_then_it_retries_there(s
     assert len(shared.ledger.wait("fails", count=3, word=name)) == 3
 
 
+def test_given_workers_alone_when_one_is_added_then_a_worker_runs_it(uwsgi):
+    server = uwsgi(APP.replace("@timer(seconds=0.2)\n", ""), "workers = 2", spooler=False)
+    server.eval("add(tell, every=0.2, iterations=3, name='alone', args=('alone',))")
+    rows = wait_told(server, "alone", 3)
+    assert {row["place"] for row in rows} == {"worker"}
+
+
 # overlap
 
 

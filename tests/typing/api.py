@@ -7,7 +7,7 @@ when it isn't wrong any more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import uwsgi_tasks
@@ -29,6 +29,7 @@ from uwsgi_tasks import (
     timer,
 )
 from uwsgi_tasks.dead import DeadLetter
+from uwsgi_tasks.schedules import ScheduleHandle
 from uwsgi_tasks.tasks import BaseTask
 
 if TYPE_CHECKING:
@@ -115,6 +116,15 @@ def schedules() -> None:
     assert_type(sweep.number, int)
     sweep.add_setup(iterations=3)
     sweep.run()
+
+
+def added_schedules() -> None:
+    """Use schedules that are added."""
+    found = uwsgi_tasks.schedules.add(bare, every=timedelta(hours=1), args=(1,), missed="once")
+    assert_type(found, ScheduleHandle)
+    assert_type(found.next(3), list[datetime])
+    assert_type(uwsgi_tasks.schedules.list(), list[ScheduleHandle])
+    assert_type(uwsgi_tasks.schedules.run_now("a"), str)
 
 
 def steering() -> None:
