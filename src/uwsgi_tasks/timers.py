@@ -403,7 +403,7 @@ def _cron_setup(fields: tuple[Any, ...], tz: str | None) -> dict[str, Any]:
         return {"expression": fields[0], "tz": tz}
     if tz is not None:
         raise OptionError("cron: tz goes with an expression, like cron('0 9 * * *', tz=…)")
-    setup = dict(zip(_CRON_FIELDS, fields, strict=True))
+    setup: dict[str, Any] = dict(zip(_CRON_FIELDS, fields, strict=True))
     schedule.cron_fields(**setup)
     return setup
 
