@@ -10,9 +10,9 @@ Example:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import control, dead, schedules
+from . import control, dead
 from .control import drain, pause, resume
 from .engine import configure
 from .errors import (
@@ -87,7 +87,15 @@ __all__ = [
 ]
 
 
+if TYPE_CHECKING:
+    from . import schedules
+
+
 def __getattr__(name: str) -> Any:
+    if name == "schedules":  # imported at its first use
+        from importlib import import_module
+
+        return import_module("uwsgi_tasks.schedules")
     if name == "__version__":
         from importlib.metadata import version
 

@@ -21,7 +21,6 @@ from . import (
     legacy,
     letters,
     recovery,
-    schedules,
     sweeping,
     targets,
     timekeeper,
@@ -68,7 +67,7 @@ def install() -> None:
         return
     _state["installed"] = True
     timers.on_declared.append(_on_declared)
-    schedules.on_added.append(_on_added)
+    targets.on_added.append(_on_added)
     if here.kind() != "master":
         _start_process(here)  # loaded after the fork: under lazy-apps, or by spooler-import
     elif here.has_master:

@@ -11,7 +11,7 @@ import builtins
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
@@ -32,9 +32,6 @@ __all__ = [
     "run_now",
     "show",
 ]
-
-on_added: builtins.list[Callable[[], None]] = []
-"""Told when a schedule was added; the handlers see to it that somebody keeps time."""
 
 
 class ScheduleHandle(NamedTuple):
@@ -137,7 +134,7 @@ def add(
         raise OptionValueError(
             f"{shown}: the code declares a schedule of that name: choose another"
         )
-    for announce in on_added:
+    for announce in targets.on_added:
         announce()
     site.home.wake_timekeeper()
     return _handle(row)

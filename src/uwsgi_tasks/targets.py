@@ -23,6 +23,8 @@ _ORDERS: dict[int, tuple[TaskExecutor, ...]] = {
 }
 signals: dict[str, int] = {}
 """uWSGI's signal per target of workers, registered in the master and inherited over the fork."""
+on_added: list[Callable[[], None]] = []
+"""Told when a schedule was added; the handlers see to it that somebody keeps time."""
 
 
 class CantRunError(UwsgiTasksError):

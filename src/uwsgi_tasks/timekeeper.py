@@ -19,7 +19,6 @@ import time
 from . import engine, lookout, recovery, server, sweeping
 from .errors import NotAvailable
 from .executors import spooler as to_spool
-from .firing import Firing
 from .home import ACTIVE, LOOK
 from .site import Site
 
@@ -49,6 +48,8 @@ class Timekeeper:
     def __init__(self, this: engine.Engine, site: Site, signals: dict[str, int]) -> None:
         self.engine = this
         self.site = site
+        from .firing import Firing  # the other processes go without
+
         self.firing = Firing(this, site, signals)
         self._swept_at = self._pruned_at = 0.0
         self._large: set[str] = set()

@@ -268,6 +268,8 @@ def row_of(server, name):
     try:
         found = connection.execute("SELECT * FROM schedules WHERE name = ?", (name,)).fetchone()
         return dict(found or {})
+    except sqlite3.OperationalError:  # its tables aren't made yet
+        return {}
     finally:
         connection.close()
 

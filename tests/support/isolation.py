@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from uwsgi_tasks import engine, handlers, middleware, runner, schedules, tasks, timers
+from uwsgi_tasks import engine, handlers, middleware, runner, targets, tasks, timers
 from uwsgi_tasks.executors import spooler as to_spool
 from uwsgi_tasks.store import database
 
@@ -17,7 +17,7 @@ _BAGS: list[Any] = [
     tasks._tasks,
     timers.declared,
     timers.on_declared,
-    schedules.on_added,
+    targets.on_added,
     handlers._previous,
     handlers._signals,
     handlers._seen,
