@@ -96,9 +96,8 @@ def test_given_all_names_when_imported_then_each_is_there():
 def test_given_all_names_when_compared_with_what_is_public_then_none_is_missing_or_too_many():
     modules = {path.stem for path in PACKAGE.iterdir()}
     public = {name for name in vars(uwsgi_tasks) if not name.startswith("_")}
-    assert public - modules - {"TYPE_CHECKING", "Any", "annotations"} | {"control", "dead", "schedules"} == set(
-        uwsgi_tasks.__all__
-    )
+    imported, exported = {"TYPE_CHECKING", "Any", "annotations"}, {"control", "dead", "schedules"}
+    assert public - modules - imported | exported == set(uwsgi_tasks.__all__)
 
 
 def test_given_all_names_when_listed_then_none_comes_twice():
