@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 MULE_LOOK_S = 0.1
 _BATCH = 1000
-_MULE_QUEUE_S = 3600.0
-_STEP_BACK_S = 1.0
 _LONGEST_LOOK_S = 5.0
 
 
@@ -68,7 +66,7 @@ class Firing:
             Exception: It can't be written down; nothing fired, and it can be tried again.
         """
         self._retire()
-        if now < self._looked_at - _STEP_BACK_S:
+        if now < self._looked_at:
             self._set_back(now)
         self._looked_at = now
         while True:
@@ -133,27 +131,20 @@ class Firing:
             return self._is_in_hand(row.last_id) or self._is_with_a_worker(row)
         from .store import FINAL, IN_SPOOL
 
-        if standing.state not in (IN_SPOOL, FINAL):
-            return True
-        over = self.site.inflight.over_at(row.last_id)
-        if over is not None and over[0] >= standing.delivery:
-            return False
-        if standing.executor == TaskExecutor.MULE:
-            return self._is_in_hand(row.last_id) or (over is None and self._is_queued(row, now))
-        name = to_spool.file_name(row.last_id, standing.delivery)
-        return standing.state == IN_SPOOL and os.path.exists(f"{standing.spool}/{name}")
+        if standing.state in (IN_SPOOL, FINAL):
+            over = self.site.inflight.over_at(row.last_id)
+            if standing.state == FINAL or (over is not None and over[0] >= standing.delivery):
+                return False
+            name = to_spool.file_name(row.last_id, standing.delivery)
+            in_queue = standing.executor == TaskExecutor.MULE  # until it is over
+            return in_queue or os.path.exists(f"{standing.spool}/{name}")
+        return True
 
     def _is_in_hand(self, ident: str) -> bool:
         found = self.site.inflight
         return found.knows(ident) and any(
             record.id == ident and record.state == inflight.BEGUN for record in found.records()
         )
-
-    def _is_queued(self, row: Schedule, now: float) -> bool:
-        """Tell whether a mule's queue may hold it, which can't be looked into."""
-        here = self.engine.server
-        started_on = here.started_on if isinstance(here, server.Uwsgi) else now
-        return started_on <= row.last_at and now - row.last_at < _MULE_QUEUE_S
 
     def _is_with_a_worker(self, row: Schedule) -> bool:
         if row.target in EVERYBODY:

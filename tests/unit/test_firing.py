@@ -118,7 +118,7 @@ def test_given_a_template_that_nobody_signed_when_due_then_nothing_runs_and_it_i
 def test_given_a_prioritised_task_when_fired_then_its_message_keeps_its_priority(world):
     world.start(priority=5.0)
     world.fire(100.0)
-    (row,) = world.store.most_urgent(world.this.spools()[0], 1e12, 9)
+    (row,) = world.store.most_urgent(world.this.spools()[0], 9)
     assert row.priority == 5.0
 
 
@@ -126,7 +126,7 @@ def test_given_prioritised_tasks_that_wait_when_fired_then_it_queues_with_them(w
     world.site.home.mark_priorities(wait=True)
     world.start()
     world.fire(100.0)
-    (row,) = world.store.most_urgent(world.this.spools()[0], 1e12, 9)
+    (row,) = world.store.most_urgent(world.this.spools()[0], 9)
     assert row.priority == 100.0
 
 
