@@ -29,6 +29,7 @@ from . import (
 )
 from .errors import UwsgiTasksError, WireError
 from .executors import spooler as to_spool
+from .home import ACTIVE
 from .middleware import drop_inherited_connections
 from .model import SPOOL_OK, SPOOL_RETRY, Message, TaskExecutor
 from .server import Uwsgi, is_worker_target
@@ -285,8 +286,11 @@ def on_spool(env: dict[Any, Any]) -> int:
     consumer.end_if_due()
     marks = None
     try:
-        marks = engine.current().require_site().inflight
+        site = engine.current().require_site()
+        marks = site.inflight
         marks.enter()
+        if site.home.note_activity():  # uWSGI's own producers don't, and wake idle spoolers only
+            site.home.wake_timekeeper(ACTIVE)
         if wire.MARK not in env:
             return _on_other(env)
         return _on_file(env)

@@ -70,20 +70,21 @@ class Moving:
             The spools that got something, and whether more may be due.
         """
         rows = self.store.due(now, _BATCH, mules=send is not None)
-        return self._move(rows, now, send, spool), len(rows) == _BATCH
+        entered, some_left = self._move(rows, now, send, spool)
+        return entered, some_left or len(rows) == _BATCH
 
     def promote_one(self, ident: str, now: float) -> bool:
         """Move one message into its spool; False if it is for another, isn't due, or gone on."""
         row = self.store.waiting(ident)
         if row is None or row.due > now or row.executor == TaskExecutor.MULE:
             return False
-        return bool(self._move([row], now, None, ""))
+        return bool(self._move([row], now, None, "")[0])
 
     def _move(
         self, rows: list[Waiting], now: float, send: SendToMule | None, spool: str
-    ) -> set[str]:
+    ) -> tuple[set[str], bool]:
         if not rows:
-            return set()
+            return set(), False
         turns = [row for row in rows if row.priority is not None]
         for_mules = [row for row in rows if row.executor == TaskExecutor.MULE]
         prepared, refused = self._prepare(
@@ -91,13 +92,13 @@ class Moving:
         )
         with self.store.transaction():
             self.store.mark_ready(turns)
-            entered = self._enter(prepared)
+            entered, some_left = self._enter(prepared)
             for row in refused:
                 self.store.postpone(row.id, now + _LATER_S)
             for row in for_mules:
                 if send is not None and self._send(row, now, send, spool):
                     entered.add(spool)
-        return entered
+        return entered, some_left
 
     def _prepare(self, rows: list[Waiting]) -> tuple[list[tuple[Waiting, str]], list[Waiting]]:
         """Write the files of rows under names that uWSGI doesn't look at."""
@@ -115,12 +116,17 @@ class Moving:
                 prepared.append((row, temporary))
         return prepared, refused
 
-    def _enter(self, prepared: list[tuple[Waiting, str]]) -> set[str]:
-        """Give files their names, and note that their rows are in the spool."""
+    def _enter(self, prepared: list[tuple[Waiting, str]]) -> tuple[set[str], bool]:
+        """Give files their names, and note that their rows are in the spool.
+
+        Returns:
+            The spools that got something, and whether there was no time for some.
+        """
         spools, flushed = set(), set()
-        deadline = time.monotonic() + _LONGEST_S
+        deadline, is_late = time.monotonic() + _LONGEST_S, False
         for row, temporary in prepared:
-            if time.monotonic() > deadline or not self.store.mark_entered(row):
+            is_late = is_late or time.monotonic() > deadline
+            if is_late or not self.store.mark_entered(row):
                 to_spool.discard(temporary)  # the next batch has it, or it went on without us
                 continue
             try:
@@ -134,7 +140,7 @@ class Moving:
                 flushed.add(row.spool)
         for spool in flushed:
             files.sync_directory(spool)
-        return spools
+        return spools, is_late
 
     def _send(self, row: Waiting, now: float, send: SendToMule, spool: str) -> bool:
         """Send a row to its mule; tell whether it went into the spool instead."""

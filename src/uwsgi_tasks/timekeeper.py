@@ -63,8 +63,8 @@ class Timekeeper:
     def _work(self) -> None:
         # a signal that wakes the spooler has to reach its main thread
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        self._lock = self.site.home.lock_timekeeper()
-        self._fifo = self.site.home.open_fifo()
+        while not self._took_office():
+            time.sleep(_AFTER_ERROR_S)
         self.site.home.resume_after_reload(self.engine.server.incarnation)
         self.site.home.note_activity()
         until, told = 0.0, LOOK
@@ -80,6 +80,16 @@ class Timekeeper:
                 self._hear(told)
             elif told:
                 self._look_at = time.time() + lookout.LOOK_S
+
+    def _took_office(self) -> bool:
+        """Wait for the office; False where it can't be waited for, as without descriptors."""
+        try:
+            self._lock = self.site.home.lock_timekeeper()
+            self._fifo = self.site.home.open_fifo()
+        except OSError:
+            logger.exception("The timekeeper can't begin; it tries again")
+            return False
+        return True
 
     def _sleep(self, seconds: float) -> bytes:
         """Sleep until something is told, to the microsecond; return that."""
