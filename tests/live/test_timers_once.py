@@ -120,7 +120,8 @@ def test_given_a_server_that_was_down_when_started_again_then_missed_ticks_are_n
     down_until = server.ledger.rows("beat")[-1]["time"] + 2.0
     wait_until(lambda: time.time() > down_until, 5.0)
     server.start_again()
-    times = [row["time"] for row in server.ledger.wait("beat", count=before + 5)[before:]]
+    rows = server.ledger.wait("beat", count=before + 6)[before:]
+    times = [row["time"] for row in rows[1:]]  # the first stands for what is less than 60 s past
     assert min(b - a for a, b in pairwise(times)) > 0.05
 
 
