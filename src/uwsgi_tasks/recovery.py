@@ -28,6 +28,7 @@ _LOST_AFTER_S = 600.0
 _MERCY_S = 5.0
 _LET_THROUGH = 2
 _ATTEMPTS_KEPT = 20
+_FINAL = 3  # as in the store, which isn't imported where nothing waits
 passed_over: dict[str, int] = {}
 """Messages that are over and whose files can't be removed: id → delivery."""
 
@@ -262,10 +263,8 @@ def forget_lost_files(site: Site, spools: Sequence[str]) -> None:
     for record in site.inflight.records():
         if record.kind != inflight.SPOOLER or record.state != inflight.BEGUN:
             continue
-        name = to_spool.file_name(record.id, record.delivery)
-        there = any(os.path.exists(os.path.join(spool, name)) for spool in spools)
         old = record.started_at < now - _LOST_AFTER_S
-        if old and not there and not site.inflight.is_alive(record):
+        if old and not _may_come(site, record, spools) and not site.inflight.is_alive(record):
             site.inflight.clear(record)
     for ident, delivery, path in site.store.passed_over():
         with contextlib.suppress(OSError):
@@ -273,6 +272,15 @@ def forget_lost_files(site: Site, spools: Sequence[str]) -> None:
         if not os.path.lexists(path):
             site.store.forget_passed_over(ident)
             site.inflight.note_over(ident, delivery, inflight.AGAIN)
+
+
+def _may_come(site: Site, record: Record, spools: Sequence[str]) -> bool:
+    """Tell whether the delivery of a record lies in a spool, or may enter one."""
+    stands = site.store.stands_at(record.id)
+    if stands is not None and stands[0] == record.delivery and stands[1] != _FINAL:
+        return True
+    name = to_spool.file_name(record.id, record.delivery)
+    return any(os.path.exists(os.path.join(spool, name)) for spool in spools)
 
 
 def recover_mules(this: engine.Engine, site: Site) -> None:

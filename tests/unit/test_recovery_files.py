@@ -152,6 +152,20 @@ def test_given_a_record_of_a_dead_process_when_cleaned_then_it_goes_where_its_fi
     assert (site.inflight.records()[0].state == BEGUN) is kept
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_given_a_record_whose_file_was_taken_back_when_cleaned_then_it_stays_while_its_row_waits(
+    here, spool, cancelled
+):
+    site = here()
+    message = a_message(priority=5.0)
+    dies(site, message, ago=601)
+    site.wait(message, 0.0, TaskExecutor.SPOOLER, spool)
+    if cancelled:
+        site.store.cancel(message.id)
+    recovery.forget_lost_files(site, [spool])
+    assert (site.inflight.records()[0].state == BEGUN) is not cancelled
+
+
 @pytest.mark.parametrize(
     ("how", "died"), [("crashed", True), ("told to end", False), ("over", False), ("", False)]
 )
