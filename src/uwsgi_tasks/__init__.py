@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import control, dead
+from .calls import get
 from .control import drain, pause, resume
 from .engine import configure
 from .errors import (
@@ -24,9 +25,12 @@ from .errors import (
     OptionError,
     OptionValueError,
     QueueFull,
+    ResultTimeout,
     RetryTaskException,
     SignatureError,
     SoftTimeout,
+    TaskCancelled,
+    TaskFailed,
     UnknownTask,
     UwsgiTasksError,
     WireError,
@@ -59,12 +63,15 @@ __all__ = [
     "OptionError",
     "OptionValueError",
     "QueueFull",
+    "ResultTimeout",
     "RetryTaskException",
     "SignalTask",
     "SignatureError",
     "SoftTimeout",
     "Task",
+    "TaskCancelled",
     "TaskExecutor",
+    "TaskFailed",
     "TimerTask",
     "UnknownTask",
     "UwsgiTasksError",
@@ -76,6 +83,7 @@ __all__ = [
     "dead",
     "django_setup",
     "drain",
+    "get",
     "get_current_task",
     "pause",
     "resume",

@@ -42,6 +42,12 @@ class Settings(NamedTuple):
     durability: str = "os"
     max_tasks: int | None = None
     max_rss: int | None = None
+    history: bool = True
+    history_max_age: float = 7 * 86400.0
+    history_max_count: int = 1_000_000
+    store_results: bool = False
+    max_result_bytes: int = 1 << 20
+    keep_logs: int = 20
 
 
 class Origins(NamedTuple):
@@ -103,6 +109,13 @@ def _seconds(value: Any) -> float:
     return float(seconds)
 
 
+def _number(value: Any) -> int:
+    number = int(value) if isinstance(value, str) else value
+    if type(number) is not int or not 0 <= number <= 10_000:
+        raise ValueError("it takes a whole number from 0 to 10000")
+    return number
+
+
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -158,6 +171,12 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "durability": _one_of("os", "disk", "memory"),
     "max_tasks": _optional(_count),
     "max_rss": _optional(_bytes),
+    "history": _boolean,
+    "history_max_age": _seconds,
+    "history_max_count": _count,
+    "store_results": _boolean,
+    "max_result_bytes": _bytes,
+    "keep_logs": _number,
 }
 
 
@@ -223,6 +242,11 @@ def load(
 
 
 _variables: Any = getattr(os.environ, "_data", os.environ)  # the plain dict below: 20 times faster
+
+
+def variable(name: str) -> str | None:
+    """Return a variable of the environment."""
+    return os.environ.get(name)
 
 
 def environment() -> dict[Any, Any]:

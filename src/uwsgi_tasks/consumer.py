@@ -11,6 +11,7 @@ import time
 
 from . import engine, inflight, letters, recovery
 from .executors import spooler as to_spool
+from .loglines import LogLines
 from .model import SPOOL_OK, SPOOL_RETRY, Message, TaskExecutor
 from .recycling import Recycler
 from .server import Uwsgi
@@ -36,10 +37,26 @@ def start(this: engine.Engine, site: Site, here: Uwsgi, kind: str) -> None:
     if site.inflight.place is None:
         logger.error("There is no room to note what this process has in hand: %s", site.home.path)
     recovery.load_passed_over(site)
+    site.history.journal.begin(site.inflight.place)
+    _let_stop(this, site)
     if kind == "spooler":
         with contextlib.suppress(ValueError):  # a second application's interpreter may not
             signal.signal(signal.SIGHUP, lambda number, frame: site.inflight.mark())
     _recycler[:] = [Recycler(this.settings, site.inflight, at_once=kind == "mule")]
+
+
+def _let_stop(this: engine.Engine, site: Site) -> None:
+    """Let tasks of this process be stopped from outside, and their last log lines be kept."""
+
+    def asked(ident: str, delivery: int) -> bool:
+        place = site.inflight.place
+        return place is not None and bool(site.board.is_asked_to_stop(place, ident, delivery))
+
+    lines = LogLines(this.settings.keep_logs)
+    if this.settings.keep_logs and this.settings.history:
+        lines.install()
+    with contextlib.suppress(ValueError):  # a second application's interpreter may not
+        this.stopper.install(asked, lines)
 
 
 def end_now(reason: str) -> None:

@@ -227,7 +227,8 @@ def counters() -> dict[str, int]:
         ``mule_full`` (refused by a mule's queue), ``mule_rerouted`` (of those and of the too big
         ones: taken by another executor), ``dead_dropped`` (dead letters beyond the bounds),
         ``refused`` (deliveries that were over and came again), ``passed_over`` (files that can't
-        be removed), ``crashed`` and ``interrupted`` (runs whose process died).
+        be removed), ``crashed`` and ``interrupted`` (runs whose process died), ``history_lost``
+        (ends that couldn't be written into the history).
 
     Raises:
         NotAvailable: There is no home here; see ``configure(home=…)``.

@@ -69,11 +69,12 @@ def _retry(site: Site, letter: DeadLetter) -> None:
         first_unknown_at=0.0,
         stored=False,
     )
-    spool = letter.spool if letter.spool in this.spools() else ""
+    spools = {this.theirs(spool): spool for spool in this.spools()}
+    spool = spools.get(letter.spool, "")
     if letter.spool and not spool and not this.server.inside:
         raise NotAvailable(
-            f"{ident} would run in this process, which isn't its server: configure(spooler="
-            f"{letter.spool!r}), or set UWSGITASKS_SPOOLER"
+            f"{ident} would run in this process, which isn't its server: configure(home=…), or"
+            f" set UWSGITASKS_HOME, to the home of that server, which wrote to {letter.spool!r}"
         )
     # its process may have died before its file was gone: that delivery is over
     site.inflight.note_over(ident, message.delivery, inflight.DEAD)

@@ -56,7 +56,9 @@ class Engine(Settler):
 
     def __init__(self, here: server.Server, configured: dict[str, Any] | None = None) -> None:
         super().__init__(here, configured)
-        self.call = compose((Limiter(here), *BUILT_IN))
+        limiter = Limiter(here)
+        self.call = compose((self.stopper, limiter, *BUILT_IN))
+        self.call_here = compose((limiter, *BUILT_IN))
         self.has_imported = False
         self.settled_late: set[tuple[str, int]] = set()
         self.unsettled: dict[str, tuple[Run, Outcome, str]] = {}
@@ -110,7 +112,7 @@ class Engine(Settler):
         return message, asked, _CHAINS[asked]
 
     def _check_size(self, message: Message) -> None:
-        size, most = len(message.payload) + len(message.buffer), self.settings.max_message_bytes
+        size, most = len(message.payload) + len(message.buffer), self.max_message_bytes()
         if size > most:
             raise MessageTooBig(
                 f"Task {message.task}: its arguments have {size} bytes, max_message_bytes allows"
@@ -140,15 +142,20 @@ class Engine(Settler):
         spool = self.spool_for(message.queue, placement) if executor == TaskExecutor.SPOOLER else ""
         site = self.present_site(spool)
         site.note_package(message.task)
+        if self.remote is not None:
+            self.remote.tell_if_down(logger.warning)
         prioritised = executor == TaskExecutor.SPOOLER and (
             message.priority is not None or site.home.priorities_wait()
         )
         if prioritised and message.priority is None:
             message = message._replace(priority=DEFAULT_PRIORITY)
         if prioritised or message.at > time.time():
-            site.wait(message, message.at, executor, spool, placement.mule)
-            if prioritised and message.at <= time.time():
+            theirs = self.theirs(spool)
+            site.wait(message, message.at, executor, theirs, placement.mule)
+            if prioritised and message.at <= time.time() and theirs == spool:
                 self.take_turn(site, spool, message)
+            elif prioritised:
+                site.home.wake_timekeeper()
             if message.at:  # also where it has just become due: its row may wait for its time
                 site.home.wake_timekeeper_for(message.at)
         elif executor == TaskExecutor.SPOOLER:
@@ -273,7 +280,7 @@ class Engine(Settler):
                 message.task,
             )
         while True:
-            run, outcome = runner.run(message, TaskExecutor.RUNTIME, self.resolve, self.call)
+            run, outcome = runner.run(message, TaskExecutor.RUNTIME, self.resolve, self.call_here)
             outcome = self.bounded(run, outcome)
             if outcome.state != "retry":
                 runner.log_end(run, outcome)

@@ -12,9 +12,12 @@ UwsgiTasksError
 ├── MessageTooBig        (ValueError)    the message doesn't fit the executor
 ├── WireError            (ValueError)    bytes that are no message of ours
 │   └── SignatureError                   a message that nobody with our key wrote
-└── UnknownTask          (LookupError)   no task of that name is registered
+├── UnknownTask          (LookupError)   no task of that name is registered
+├── TaskFailed           (RuntimeError)  the task whose result is asked for ended without one
+└── ResultTimeout        (TimeoutError)  the result that is waited for isn't there yet
 RetryTaskException       (Exception)     raised by a task that wants to run again
 SoftTimeout              (TimeoutError)  raised in a task that ran as long as its soft_timeout
+TaskCancelled            (BaseException) raised in a task that somebody cancels
 ```
 
 Each class is also the standard kind that callers already catch.
@@ -33,9 +36,12 @@ __all__ = [
     "OptionError",
     "OptionValueError",
     "QueueFull",
+    "ResultTimeout",
     "RetryTaskException",
     "SignatureError",
     "SoftTimeout",
+    "TaskCancelled",
+    "TaskFailed",
     "UnknownTask",
     "UwsgiTasksError",
     "WireError",
@@ -69,6 +75,9 @@ class NotAvailable(UwsgiTasksError, RuntimeError):
 class HomeError(NotAvailable, OSError):
     """The home directory can't be used."""
 
+    def __str__(self) -> str:
+        return str(self.args[-1]) if self.args else ""
+
 
 class QueueFull(UwsgiTasksError, RuntimeError):
     """The executor is there but its queue took nothing."""
@@ -88,6 +97,51 @@ class SignatureError(WireError):
 
 class UnknownTask(UwsgiTasksError, LookupError):
     """No task of that name is registered."""
+
+
+class TaskFailed(UwsgiTasksError, RuntimeError):
+    """The task whose result is asked for ended without one.
+
+    Attributes:
+        id: The message's id.
+        task: Name of the task, where it is known.
+        state: ``"dead"``, ``"expired"`` or ``"cancelled"``.
+        reason: Why, in a few words.
+        error: Type and text of the exception that ended it, if one did.
+        remote_traceback: Of that exception, in the process that ran the task.
+    """
+
+    def __init__(
+        self,
+        ident: str,
+        state: str,
+        task: str = "",
+        reason: str = "",
+        error: str = "",
+        remote_traceback: str = "",
+    ) -> None:
+        self.id, self.state, self.task = ident, state, task
+        self.reason, self.error, self.remote_traceback = reason, error, remote_traceback
+        super().__init__(ident, state, task, reason, error, remote_traceback)
+
+    def __str__(self) -> str:
+        name = f"Task {self.task} {self.id}" if self.task else f"Task {self.id}"
+        why = f": {self.reason}" if self.reason and self.reason != self.state else ""
+        what = f" ({self.error})" if self.error else ""
+        trace = f"\n\n{self.remote_traceback}" if self.remote_traceback else ""
+        return f"{name} is {self.state}{why}{what}{trace}"
+
+
+class ResultTimeout(UwsgiTasksError, TimeoutError):
+    """The result that is waited for isn't there yet; the task goes on."""
+
+
+class TaskCancelled(BaseException):
+    """Raised in a task that somebody cancels while it runs.
+
+    It is no ``Exception``, so that a loop which survives failures ends all the same. The task may
+    catch it to clean up; if it returns then, it is ok.
+    """
 
 
 class SoftTimeout(TimeoutError):

@@ -33,6 +33,7 @@ COUNTERS = (
     "passed_over",
     "crashed",
     "interrupted",
+    "history_lost",
 )
 """What is counted over the life of a home, in the order in which it lies there."""
 _TAG = struct.Struct("<I")

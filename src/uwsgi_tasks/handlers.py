@@ -96,21 +96,10 @@ def _chain(name: str, hook: Any) -> None:
 
 
 def _check_server(here: Uwsgi) -> None:
-    if not here.has_master:
-        _warn(
-            "uWSGI runs without a master: tasks run in their caller and timers don't fire;"
-            " add `master = true` and `spooler = /path/of/a/directory` to uwsgi.ini"
-        )
-    elif here.in_venv_without_binary_path():
-        _warn(
-            "pyuwsgi in a virtual environment can't reload without `binary-path`: add"
-            " `binary-path = <virtual environment>/bin/python` to uwsgi.ini"
-        )
-    if here.lazy_apps and not here.preloaded and here.kind() == "worker":
-        _warn(
-            "Under lazy-apps spoolers and mules don't load the application: add"
-            " `shared-import = MODULE` with the module of the tasks to uwsgi.ini"
-        )
+    from . import check  # in a server only
+
+    for finding in check.at_start(check.of_server(here, engine.registry.specs.values())):
+        _warn(str(finding))
 
 
 def _warn(sentence: str) -> None:
@@ -161,6 +150,9 @@ def _open_process(here: Uwsgi) -> None:
         site.home.announce_mule(here.number(), here.incarnation)
     elif kind == "spooler":
         site.home.announce(f"spooler-{here.incarnation}")
+        if not site.home.is_announced(f"checked-{here.incarnation}"):
+            site.home.announce(f"checked-{here.incarnation}")
+            _check_server(here)  # now that the tasks and their time limits are known
     if this.settings.secret:
         site.adopt_first_key()
     site.inflight.forget_stop(consumer.instance_of(here))

@@ -15,7 +15,7 @@ import threading
 import time
 
 from .errors import ConfigError, HomeError
-from .files import cure
+from .files import cure, give_to_owner
 from .flags import Flags
 from .server import Server
 from .wire import fingerprint
@@ -69,6 +69,7 @@ class Home(Flags):
             for name in ("wake", "resumed"):
                 with contextlib.suppress(FileExistsError):
                     os.mkfifo(self.file(name), 0o600)
+                    _give_to_owner(self.file(name))
         except OSError as error:
             if isinstance(error, HomeError):
                 raise
@@ -104,7 +105,7 @@ class Home(Flags):
     def adopt_key(self, key: bytes) -> None:
         """Write down which key the server signs with from now on."""
         if self._read("fingerprint") != fingerprint(key).encode():
-            self._replace("fingerprint", fingerprint(key).encode())
+            self.replace_file("fingerprint", fingerprint(key).encode())
 
     def _generated_key(self) -> bytes:
         key = self._read("key")
@@ -131,7 +132,8 @@ class Home(Flags):
             os.link(temporary, self.file(name))
         os.unlink(temporary)
 
-    def _replace(self, name: str, data: bytes) -> None:
+    def replace_file(self, name: str, data: bytes) -> None:
+        """Write a file of the home, as a whole or not at all."""
         os.replace(self._temporary(name, data), self.file(name))
 
     def _temporary(self, name: str, data: bytes) -> str:
@@ -139,6 +141,7 @@ class Home(Flags):
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:
+                give_to_owner(descriptor, self.path)
                 file.write(data)
         except OSError as error:
             raise HomeError(error.errno, cure(self.path, error)) from error
@@ -218,6 +221,7 @@ class Home(Flags):
 def _make_directory(path: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
+        _give_to_owner(path)
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         raise HomeError(errno.ENOTDIR, f"{path} is there but is no directory; remove it")
@@ -227,6 +231,14 @@ def _make_directory(path: str) -> None:
             f"{path} belongs to uid {found.st_uid}, this process runs as {os.geteuid()}:"
             f" run it as the server's user, or chown the spool directory to that user",
         )
+
+
+def _give_to_owner(path: str) -> None:
+    """Give what root makes to the owner of the directory that it lies in, who has to use it."""
+    if os.geteuid() == 0:
+        owner = os.stat(os.path.dirname(path))
+        if owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _is_kept_time(path: str) -> bool:

@@ -399,6 +399,11 @@ class Inflight:
         return os.path.join(self._hands, str(place))
 
 
+def is_process(record: Record) -> bool:
+    """Tell whether the pid of a record is that of its very process, here and now."""
+    return bool(record.clock) and _clock_of(record.pid) == record.clock
+
+
 def is_dying(pid: int) -> bool:
     """Tell whether a process is known to be dead or to be ending, killed perhaps."""
     return os.path.exists("/proc/self/stat") and not _clock_of(pid)

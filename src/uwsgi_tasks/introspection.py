@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, overload
 
 from . import calls, engine, options, runner
 from .errors import UwsgiTasksError
 from .model import Message, Placement, Receipt, Run, TaskExecutor, new_id
 from .options import Options
 
+T = TypeVar("T")
 _RUNTIME_DEPTH = 50
 
 
@@ -107,6 +109,45 @@ class BaseTask:
         site.store.save_checkpoint(run.message.id, saved, on_disk=run.message.on_disk)
         run.checkpointed = True
 
+    @overload
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None: ...
+
+    @overload
+    def progress(
+        self, done: Iterable[T], total: float | None = None, message: str = ""
+    ) -> Iterator[T]: ...
+
+    def progress(self, done: Any, total: float | None = None, message: str = "") -> Any:
+        """Tell how far the run is; cheap enough for a tight loop.
+
+        Whoever looks from outside sees it, with the rate and the time left.
+
+        Args:
+            done: How much is done; or an iterable, whose items are given back and counted.
+            total: Of how much; ``None`` where it isn't known. For an iterable: its length, if it
+                has one.
+            message: What it is doing, for people.
+
+        Example:
+            >>> for page in task.progress(pages):  # doctest: +SKIP
+            ...     handle(page)
+        """
+        if isinstance(done, (int, float)):
+            teller = self._run.teller
+            if teller is None:
+                teller = self._run.teller = engine.current().teller_of(self._run)
+            teller.tell(done, total, message)
+            return None
+        return self._counted(done, total, message)
+
+    def _counted(self, items: Iterable[T], total: float | None, message: str) -> Iterator[T]:
+        if total is None and hasattr(items, "__len__"):
+            total = len(items)  # type: ignore[arg-type]  # it has one
+        self.progress(0, total, message)
+        for number, item in enumerate(items, 1):
+            yield item
+            self.progress(number, total, message)
+
     @property
     def at(self) -> Any:
         """When it was due, or when the next step is to run; ``None`` for at once.
@@ -176,6 +217,7 @@ class BaseTask:
             working_dir_asked=message.working_dir_asked,
             buffer=runner.buffer_of(run),
             limits=message.limits,
+            store_result=message.store_result,
         )
         created_at = int(step.id[:19]) / 1e9
         expires_at = options.expiry(declared, created_at, this.settings.naive_at)

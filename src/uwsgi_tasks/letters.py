@@ -206,6 +206,11 @@ class Letters:
         letters = [self.read(name[:-5]) for name in names if not name.startswith(".")]
         return sorted((letter for letter in letters if letter), key=lambda letter: letter.dead_at)
 
+    def count(self) -> int:
+        """Return how many letters there are."""
+        names = os.listdir(self.folder)
+        return sum(name.endswith(".json") and not name.startswith(".") for name in names)
+
     def read(self, ident: str) -> DeadLetter | None:
         """Return a letter, or ``None`` if there is none of that id."""
         try:

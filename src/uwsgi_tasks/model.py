@@ -80,6 +80,7 @@ class Message(NamedTuple):
         expires_at: Epoch seconds from which on it isn't started any more, 0 for never.
         on_disk: Each of its states is flushed to the disk before it counts.
         limits: The call's own time limits; ``None``: the registered task's.
+        store_result: The call's own ``store_result``; ``None``: the registered task's.
         executions_left: Executions still allowed, this one included; ``None``: by the policy.
         policy: The call's own retry policy; ``None``: the registered task's.
         reads_codes: The call's own ``spooler_return``; ``None``: the registered task's.
@@ -116,6 +117,7 @@ class Message(NamedTuple):
     expires_at: float = 0.0
     on_disk: bool = False
     limits: Limits | None = None
+    store_result: bool | None = None
 
 
 def new_id() -> str:
@@ -234,6 +236,7 @@ class TaskSpec(NamedTuple):
     max_attempts: int | None = None
     limits: Limits = UNLIMITED
     max_crashes: int | None = None
+    store_result: bool | None = None
 
 
 class Placement(NamedTuple):
@@ -274,8 +277,8 @@ class Outcome(NamedTuple):
     """How a run ended: one value for the four ways in which a task can speak.
 
     Attributes:
-        state: ``"ok"``, ``"retry"`` or ``"dead"``; ``"unknown"`` or ``"unloadable"`` when the
-            function couldn't even be called.
+        state: ``"ok"``, ``"retry"``, ``"dead"`` or ``"cancelled"``; ``"unknown"`` or
+            ``"unloadable"`` when the function couldn't even be called.
         result: What the function returned, when ok.
         wait: Seconds until the next attempt, when it is a retry.
         executions_left: Executions allowed after this one, when it is a retry; ``None``: by the
@@ -317,6 +320,7 @@ class Run:
         "spec",
         "spool",
         "started_at",
+        "teller",
         "view",
     )
 
@@ -334,3 +338,4 @@ class Run:
         self.buffer_loaded: dict[Any, Any] | None = None
         self.view: Any = None
         self.checkpointed = False
+        self.teller: Any = None

@@ -47,6 +47,7 @@ class Options(NamedTuple):
     expires: Any = None
     max_crashes: int | None = None
     durability: str | None = None
+    store_result: bool | None = None
 
     def placement(self) -> Placement:
         """Return where a call asks to be run."""
@@ -364,4 +365,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "expires": _optional(_expires),
     "max_crashes": _optional(_count_from_one),
     "durability": _optional(_durability),
+    "store_result": _optional(_flag),
 }

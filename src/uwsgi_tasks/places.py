@@ -7,11 +7,12 @@ import threading
 import time
 from typing import Any
 
-from . import config, home, server
+from . import config, home, record, server
 from .errors import NotAvailable, OptionValueError
 from .letters import Bounds
 from .model import Placement, TaskExecutor
 from .site import Site
+from .stopping import Stopper
 
 MULE_START_S = 5.0
 
@@ -29,14 +30,31 @@ class Places:
         self.settings, self.sources = config.load(configured or {}, here.option)
         named = self.settings.spooler
         self._named_spool = os.path.realpath(named) if named else ""
+        self.remote = self._remote()
         self._sites: dict[str, Site] = {}
         self._lock = threading.RLock()
+        self.stopper = Stopper()
         self._warned: set[tuple[str, str]] = set()
         self._plain: str | None = None
 
+    def _remote(self) -> record.Remote | None:
+        """Return the server that this process outside of it is to submit to, if one is named."""
+        if self.server.inside or not (self.settings.home or self._named_spool):
+            return None
+        path = record.home_at(self.settings.home or self._named_spool)
+        if not self.settings.home:
+            path = os.path.join(self._named_spool, home.NAME)
+        return record.Remote(path, required=not self._named_spool)
+
     def spools(self) -> list[str]:
-        """Return the spool directories that tasks can go to, the default one first."""
+        """Return the spool directories that tasks can go to, the default one first.
+
+        Raises:
+            HomeError: The home of a server is named, and doesn't tell.
+        """
         known, named = self.server.spools(), self._named_spool
+        if self.remote is not None:
+            known = self.remote.spools()
         return [named, *(spool for spool in known if spool != named)] if named else [*known]
 
     def site(self, spool: str = "") -> Site | None:
@@ -53,8 +71,9 @@ class Places:
         with self._lock:
             if spool and self._is_foreign(spool):
                 located: tuple[str, bool] | None = (os.path.join(spool, home.NAME), True)
-            elif not self.server.inside and self._named_spool and not self.settings.home:
-                located = (os.path.join(self._named_spool, home.NAME), True)
+            elif self.remote is not None:
+                self.remote.check()
+                located = (self.remote.home, True)
             else:
                 located = home.locate(self.settings.home, self.server)
             if located is None:
@@ -115,6 +134,8 @@ class Places:
             path, origin = os.path.realpath(placement.spooler), f"spooler={placement.spooler!r}"
         else:
             path, origin = dict(self.settings.queues).get(queue, ""), f"the queue {queue!r}"
+            if not path and self.remote is not None:
+                path = self.remote.spool_of(queue)
         if path and path not in spools:
             raise OptionValueError(
                 f"{origin}: {path} is no spooler of this server; there are {', '.join(spools)}"
@@ -140,6 +161,16 @@ class Places:
                 f" queues={{{queue!r}: DIRECTORY}}"
             )
         return spool
+
+    def theirs(self, spool: str) -> str:
+        """Return what the server calls a spool directory; another container may say otherwise."""
+        return spool if self.remote is None else self.remote.theirs(spool)
+
+    def max_message_bytes(self) -> int:
+        """Return the largest arguments: as set here, else as the server that gets them says."""
+        if self.remote is not None and self.sources["max_message_bytes"] == "default":
+            return self.remote.max_message_bytes() or self.settings.max_message_bytes
+        return self.settings.max_message_bytes
 
     # why not
 

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from . import engine, inflight, wire
+from . import cancelling, engine, inflight, wire
 from .errors import WireError
 from .executors import spooler as to_spool
 from .inflight import Record
@@ -151,13 +151,19 @@ def deliver_again(
 ) -> None:
     """Let a message run again whose process died, or bury it when that happened too often."""
     state = _written(site, message, record)
+    if not state and cancelling.was_killed(site, record):
+        state = inflight.CANCELLED
     if not state:
         state = _write_next(this, site, message, record, executor, spool, mule)
-    if state == inflight.DEAD:
+    if state != inflight.AGAIN:
         site.finish(message)
     site.inflight.note_over(message.id, message.delivery, state)
     if site.has_store():
         site.store.drop_checkpoint(message.id)
+    if state == inflight.DEAD:
+        this.remember_letter(site, message, executor, state)
+    elif state == inflight.CANCELLED:
+        this.remember_cancelled(site, message, record)
     site.inflight.clear(record)
     this.pump_if_any(site, spool)
 

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from . import wire
-from .errors import ArgumentsError, RetryTaskException, UnknownTask
+from .errors import ArgumentsError, RetryTaskException, SignatureError, TaskCancelled, UnknownTask
 from .middleware import Call
 from .model import (
     SPOOL_IGNORE,
@@ -133,6 +133,8 @@ def _after_return(this: Run, result: Any) -> Outcome:
 def _after_error(this: Run, error: BaseException) -> Outcome:
     spec = this.spec
     assert spec is not None
+    if isinstance(error, TaskCancelled):
+        return Outcome("cancelled", reason="cancelled while it ran", error=error)
     if isinstance(error, RetryTaskException):
         return _retry(this, "it raised RetryTaskException", error, error.count, error.timeout)
     if isinstance(error, spec.retry_on) and not isinstance(error, spec.no_retry_on):
@@ -184,6 +186,53 @@ def load_buffer(this: Run) -> dict[Any, Any]:
     return loaded
 
 
+def kept_result(this: Run, value: Any, signer: wire.Signer, most: int) -> tuple[bytes, str]:
+    """Return the signed bytes of a result, or nothing and why it isn't kept.
+
+    Args:
+        this: The run.
+        value: What its function returned.
+        signer: Of the home.
+        most: Bytes that it may have.
+    """
+    message = this.message
+    try:
+        kept = wire.pack_result(value, message.id, message.serializer, signer)
+    except ArgumentsError as error:
+        return b"", f"its result isn't kept: {message.serializer} can't hold it ({error})"[:500]
+    if len(kept) > most:
+        return b"", f"its result isn't kept: {len(kept)} bytes, max_result_bytes allows {most}"
+    return kept, ""
+
+
+def loaded_result(data: bytes, ident: str, signer: wire.Signer) -> Any:
+    """Return a stored result; its signature is verified first.
+
+    Raises:
+        SignatureError: It was changed.
+        ArgumentsError: It doesn't load here: a class of it is missing, or raises.
+    """
+    try:
+        return wire.load_result(data, ident, signer)
+    except SignatureError:
+        raise
+    except Exception as error:  # unpickling runs the result's own code
+        raise ArgumentsError(
+            f"The stored result of {ident} doesn't load here: {describe(error)}"
+        ) from error
+
+
+def shown_arguments(message: Message) -> str:
+    """Return the arguments of a verified message as text; loading them runs their own code."""
+    try:
+        args, kwargs = wire.load_arguments(message)
+        parts = [repr(value) for value in args]
+        parts += [f"{name}={value!r}" for name, value in kwargs.items()]
+        return f"({', '.join(parts)})"
+    except BaseException as error:
+        return f"they can't be shown: {describe(error)}"
+
+
 def extra_of(this: Run, action: str) -> dict[str, Any]:
     """Return what log lines about a run carry as ``extra``."""
     message = this.message
@@ -219,6 +268,8 @@ def log_end(run: Run, outcome: Outcome) -> None:
     took = time.time() - run.started_at
     if outcome.state == "ok":
         logger.info("Task %s finished in %.3f s", message.task, took, extra=extra)
+    elif outcome.state == "cancelled":
+        logger.warning("Task %s %s was cancelled", message.task, message.id, extra=extra)
     elif outcome.state in ("retry", "unknown"):
         logger.warning(
             "Task %s %s: attempt %d: %s (%s)",

@@ -90,6 +90,7 @@ class Uwsgi(Outside):
         self.lazy_apps = any(self.option(name) is not None for name in ("lazy-apps", "lazy"))
         self.preloaded = self.has_master and self.imported_by == master
         self.workers = module.numproc
+        self.version = os.fsdecode(getattr(module, "version", b""))
         self.incarnation = f"{master}-{module.started_on}"
         self.master, self.started_on = master, int(module.started_on)
         self.is_a_reload = bool(getattr(module, "is_a_reload", False))
@@ -103,6 +104,11 @@ class Uwsgi(Outside):
         if value is None:
             return None
         return "" if value is True else os.fsdecode(value)
+
+    def options(self) -> list[tuple[str, str]]:
+        """Return every option with its last value, ``"true"`` for a bare flag."""
+        found = self.module.opt.items()
+        return [(str(n), "true" if v is True else os.fsdecode(v)) for n, v in found]
 
     def spools(self) -> Sequence[str]:
         """See ``Outside``; own spoolers come before external ones."""

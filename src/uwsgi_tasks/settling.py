@@ -10,7 +10,8 @@ import logging
 import time
 import traceback
 
-from . import inflight, letters, runner, wire
+from . import cancelling, history, inflight, journal, letters, runner, wire
+from .board import Teller
 from .home import ACTIVE, SPOOL
 from .model import Attempt, Message, Outcome, Run, TaskExecutor
 from .places import Places
@@ -23,8 +24,10 @@ _ENDS = {
     "retry": inflight.RETRIED,
     "unknown": inflight.AGAIN,
     "dead": inflight.DEAD,
+    "cancelled": inflight.CANCELLED,
     "unloadable": inflight.DEAD,
 }
+_GOES_ON = (inflight.RETRIED, inflight.AGAIN)
 _ATTEMPTS_KEPT = 20
 _UNKNOWN_AGAIN_S = 5.0
 
@@ -53,7 +56,7 @@ class Settler(Places):
         Raises:
             Exception: It can't be written; nothing follows, and it can be settled again.
         """
-        message, state = run.message, outcome.state
+        message, state, text = run.message, outcome.state, ""
         if state == "unknown":
             outcome = self._settle_unknown(site, run, outcome, spool)
             state = outcome.state
@@ -66,6 +69,8 @@ class Settler(Places):
             kept = message._replace(buffer=self._buffer_left(run))
             self.bury(site, kept, evidence, outcome.reason, spool, error=error, trace=text)
         self.close(site, message, run.executor, _ENDS[state], checkpointed=run.checkpointed)
+        if run.executor != TaskExecutor.RUNTIME and _ENDS[state] not in _GOES_ON:
+            self.remember(site, run, outcome, text)
         self.pump_if_any(site, spool)
         runner.log_end(run, outcome)
 
@@ -172,10 +177,88 @@ class Settler(Places):
                 site.home.path,
             )
 
+    # what is remembered
+
+    def remember(self, site: Site, run: Run, outcome: Outcome, trace: str) -> None:
+        """Write how a run ended into the history, and wake who waits for it."""
+        message, lines = run.message, self.stopper.lines.take()
+        if self.settings.history:
+            is_plain = outcome.state == "ok" and run.teller is None and not message.attempts
+            if is_plain and not self.keeps_result(run):
+                site.history.note_plain(message, run.executor, run.started_at)
+            else:
+                site.history.note(self._record_of(site, run, outcome, trace, lines))
+        site.waits.end(message.id)
+
+    def _record_of(
+        self, site: Site, run: Run, outcome: Outcome, trace: str, lines: tuple[str, ...]
+    ) -> journal.Record:
+        message, kept, problem, attempts = run.message, b"", "", run.message.attempts
+        is_ok = outcome.state == "ok"
+        if is_ok and self.keeps_result(run):
+            most = self.settings.max_result_bytes
+            kept, problem = runner.kept_result(run, outcome.result, site.signer, most)
+        if attempts or not is_ok:
+            attempts = (*attempts, runner.evidence(run, outcome))[-_ATTEMPTS_KEPT:]
+        progress = None if run.teller is None else run.teller.progress()
+        details = b""
+        if attempts or lines or progress is not None:
+            details = history.details_of(trace, attempts, progress, lines)
+        return history.record_of(
+            message,
+            _ENDS[outcome.state],
+            run.executor,
+            started_at=run.started_at,
+            reason=problem or outcome.reason,
+            error=runner.describe(outcome.error) if outcome.error else "",
+            details=details,
+            result=kept,
+        )
+
+    def teller_of(self, run: Run) -> Teller:
+        """Return what tells the progress of a run; seen outside of spoolers and mules alone."""
+        if run.executor != TaskExecutor.RUNTIME:
+            site = self.require_site(run.spool)
+            if site.inflight.place is not None:
+                return Teller(site.board.begin_telling(site.inflight.place, run.message.id))
+        return Teller(None)
+
+    def keeps_result(self, run: Run) -> bool:
+        """Tell whether what a run returned is kept: by its call, its task, or the setting."""
+        wanted = run.message.store_result
+        if wanted is None and run.spec is not None:
+            wanted = run.spec.store_result
+        return self.settings.store_results if wanted is None else wanted
+
+    def remember_letter(self, site: Site, message: Message, executor: int, state: int) -> None:
+        """Write a message that was buried without a run into the history; wake who waits for it."""
+        letter = site.letters.read(message.id)
+        if self.settings.history and letter is not None:
+            attempts = tuple(Attempt(*attempt.values()) for attempt in letter.attempts)
+            record = history.record_of(
+                message,
+                state,
+                executor,
+                reason=letter.reason,
+                error=letter.error,
+                details=history.details_of(letter.traceback, attempts, None, ()),
+            )
+            if attempts:
+                record = record._replace(started_at=attempts[-1].started_at, pid=attempts[-1].pid)
+            site.history.note(record)
+        site.waits.end(message.id)
+
+    def remember_cancelled(self, site: Site, message: Message, record: inflight.Record) -> None:
+        """Write a message into the history whose process was killed to cancel it."""
+        reason = "cancelled: its process was killed"
+        cancelling.note(site, message, reason, keep=self.settings.history, record=record)
+        site.waits.end(message.id)
+
     def expire(self, site: Site, message: Message, executor: int, spool: str) -> None:
         """End a message that wasn't started in time."""
         self.bury(site, message, None, "expired", spool)
         self.close(site, message, executor, inflight.EXPIRED)
+        self.remember_letter(site, message, executor, inflight.EXPIRED)
         self.pump_if_any(site, spool)
         logger.warning(
             "Task %s %s expired %.1f s ago: it isn't started",

@@ -15,13 +15,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import files, paths, wire
+from .board import Board
 from .errors import NotAvailable
 from .executors import spooler as to_spool
+from .history import History
 from .home import Home
 from .inflight import CANCELLED, Inflight
 from .letters import DeadLetter, Letters
 from .model import Message, TaskExecutor
 from .moving import Moving
+from .waits import Waits
 
 if TYPE_CHECKING:
     from .store import Store
@@ -43,6 +46,9 @@ class Site(Moving):
         self.keys = home.keys(secrets)
         self.signer = wire.Signer(self._signing_first(self.keys))
         self.letters = Letters(home.file("dead"))
+        self.history = History(home, lambda: self.store, self.has_store)
+        self.waits = Waits(home.file("waiters"), home.file("waits"))
+        self.board = Board(home.file("board"))
         self._store: Store | None = None
         self._inflight: Inflight | None = None
         self._noted: set[str] = set()
@@ -100,6 +106,7 @@ class Site(Moving):
     def reopen(self) -> None:
         """Open again what a task closed: every descriptor of the process."""
         self.home.reopen()
+        self.history.journal.abandon()
         if self._store is not None:
             self._store.abandon()
 

@@ -59,6 +59,7 @@ class _Plan(NamedTuple):
     policy: RetryPolicy | None
     reads_codes: bool | None
     limits: Limits | None = None
+    store_result: bool | None = None
 
 
 class Task(Generic[P, R]):
@@ -101,6 +102,7 @@ class Task(Generic[P, R]):
                 declared.max_attempts,
                 declared.limits(),
                 declared.max_crashes,
+                declared.store_result,
             )
         )
         _tasks[self.name] = self
@@ -129,6 +131,30 @@ class Task(Generic[P, R]):
             MessageTooBig: It doesn't fit a mule, and there is no spooler.
         """
         return self._submit(self._plan, args, kwargs)
+
+    def call_and_wait(self, *args: Any, timeout: float = 0.2, **kwargs: Any) -> Handle[R]:
+        """Submit a call and wait for its end, but not for long: answer now if it is quick.
+
+        Args:
+            *args: Of the task.
+            timeout: Seconds to wait at most.
+            **kwargs: Of the task.
+
+        Returns:
+            Its handle, whether it ended or not.
+
+        Raises:
+            ArgumentsError: An argument can't be serialised; nothing was submitted.
+            NotAvailable: No executor may take it.
+            QueueFull: The mules have no room, and there is no spooler.
+            MessageTooBig: It doesn't fit a mule, and there is no spooler.
+
+        Example:
+            >>> handle = report.call_and_wait(2026, timeout=0.2)  # doctest: +SKIP
+            >>> handle.status()  # doctest: +SKIP
+            'ok'
+        """
+        return _waited(self._submit(self._plan, args, kwargs), timeout)
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the plain function, here and now."""
@@ -159,11 +185,15 @@ class Task(Generic[P, R]):
             None if policy == declared.policy() else policy,
             None if same else reads_codes,
             None if changed.limits() == declared.limits() else changed.limits(),
+            None if changed.store_result == declared.store_result else changed.store_result,
         )
 
     def _submit(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[R]:
-        message = self._message(plan, args, kwargs)
-        return calls.handle_of(message.id, engine.current().submit(message, plan.placement))
+        this, message = engine.current(), self._message(plan, args, kwargs)
+        keeps = plan.options.store_result
+        keeps = this.settings.store_results if keeps is None else keeps
+        receipt = this.submit(message, plan.placement)
+        return calls.handle_of(message.id, receipt, keeps=keeps)
 
     def _message(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
         this = engine.current()
@@ -189,6 +219,7 @@ class Task(Generic[P, R]):
             directory,
             asked,
             limits=plan.limits,
+            store_result=plan.store_result,
         )
         if chosen.expires is not None:
             message = _with_expiry(message, chosen, this.settings.naive_at)
@@ -207,6 +238,15 @@ class Call(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Submit a call; see ``Task``."""
         return self._task._submit(self._plan, args, kwargs)
+
+    def call_and_wait(self, *args: Any, timeout: float = 0.2, **kwargs: Any) -> Handle[R]:
+        """Submit a call and wait for its end, but not for long; see ``Task``."""
+        return _waited(self._task._submit(self._plan, args, kwargs), timeout)
+
+
+def _waited(handle: Handle[R], timeout: float) -> Handle[R]:
+    handle.wait(timeout)
+    return handle
 
 
 def template(
@@ -318,7 +358,8 @@ def task(function: Any = None, /, *, executor: Any = None, **setup: Any) -> Any:
             ``soft_timeout`` (seconds or timedelta: then ``SoftTimeout`` is raised in it),
             ``expires`` (seconds or timedelta from the call, or a datetime: from then on it isn't
             started), ``max_crashes`` (deaths of its process after which it is dead),
-            ``durability`` (``"os"``, ``"disk"`` or ``"memory"``).
+            ``durability`` (``"os"``, ``"disk"`` or ``"memory"``), ``store_result`` (bool: what it
+            returns is kept for ``handle.result()``).
 
     Returns:
         A ``Task``.

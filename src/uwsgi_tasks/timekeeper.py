@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 
-from . import engine, lookout, recovery, server, sweeping
+from . import cancelling, engine, lookout, record, recovery, server, sweeping
 from .errors import NotAvailable
 from .executors import spooler as to_spool
 from .home import ACTIVE, LOOK
@@ -55,6 +55,7 @@ class Timekeeper:
         self._large: set[str] = set()
         self._lookout = lookout.Lookout(this, site)
         self._look_at = 0.0
+        self._told: tuple[object, ...] = ()
 
     def start(self) -> None:
         """Start the thread."""
@@ -139,13 +140,15 @@ class Timekeeper:
             logger.error("The home %s was removed: this process ends", self.site.home.path)
             os.kill(os.getpid(), signal.SIGTERM)
             return _AFTER_ERROR_S
+        self._tell()
         store = self.site.store
         recovery.recover_mules(self.engine, self.site)
         self._begin_incarnation()
         self.firing.fire_due(now)  # what fires waits, and moves on at once
         is_done = self._promote(now)
         self._clean(now)
-        longest = _LONGEST_SLEEP_S if is_done else 0.0
+        cancelling.pass_stops_on(self.site)
+        longest = min(_LONGEST_SLEEP_S, self._tend(now)) if is_done else 0.0
         for spool in store.spools_with_priorities():
             self.engine.pump(self.site, spool, swap=False)
             longest = min(longest, _PRIORITIES_LOOK_S)  # who was to pump may have died
@@ -168,6 +171,23 @@ class Timekeeper:
                 self.engine.wake(self.site, spool)
         return not more
 
+    def _tell(self) -> None:
+        """Leave the server's record; its spoolers and mules come one after the other."""
+        here, home = self.engine.server, self.site.home
+        if isinstance(here, server.Uwsgi) and home.durable:
+            pids = [here.spooler_pids(spool) for spool in here.own_spools()]
+            told = (*map(len, pids), *home.announced_mules(here.incarnation))
+            if told != self._told:
+                record.write(home, here, self.engine.settings)
+                self._told = told
+
+    def _tend(self, now: float) -> float:
+        """Care for the history; return seconds until that is due again."""
+        chosen = self.engine.settings
+        if not chosen.history:
+            return _LONGEST_SLEEP_S
+        return self.site.history.tend(now, chosen.history_max_age, chosen.history_max_count)
+
     def _clean(self, now: float) -> None:
         """Move away what nobody may run, and drop what is kept no longer."""
         spools = self.engine.server.own_spools()
@@ -181,6 +201,7 @@ class Timekeeper:
             self._pruned_at = now
             self.site.store.prune(now - engine.TOMBSTONE_S)
             self.site.prune_letters()
+            self.site.waits.sweep()
             recovery.forget_lost_files(self.site, spools)
             self.site.home.sweep(now - engine.TOMBSTONE_S)
             for spool in spools:

@@ -31,6 +31,7 @@ PACKET_LIMIT = 65535
 _FIXED = struct.Struct("<QQQQddddIIiHHBBHHHIQQ")
 _START = len(MAGIC) + MAC_SIZE
 _STORED, _ASKED, _ON_DISK = 1, 2, 4
+_RESULT = {None: 0, False: 8, True: 16}
 _SERIALIZERS = ("pickle", "json")
 _BY_POLICY = -2
 _MOST = 2**31 - 1
@@ -100,7 +101,8 @@ def pack(message: Message, signer: Signer) -> bytes:
         min(message.interruptions, _SHORT),
         (_STORED if message.stored else 0)
         | (_ASKED if message.working_dir_asked else 0)
-        | (_ON_DISK if message.on_disk else 0),
+        | (_ON_DISK if message.on_disk else 0)
+        | _RESULT[message.store_result],
         _SERIALIZERS.index(message.serializer),
         len(task),
         len(queue),
@@ -206,6 +208,8 @@ def _unpack_fields(data: bytes) -> Message:
         expires_at,
         bool(flags & _ON_DISK),
     )
+    if flags & (_RESULT[False] | _RESULT[True]):
+        message = message._replace(store_result=bool(flags & _RESULT[True]))
     if not (message.task.isprintable() and message.queue.isprintable()):
         raise WireError("its names hold control characters")
     return _with_extra(message, data[extra_at:buffer_at]) if extra_size else message
@@ -248,6 +252,33 @@ def load_arguments(message: Message) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the positional and keyword arguments of a verified message."""
     args, kwargs = load(message.payload, message.serializer)
     return tuple(args), kwargs
+
+
+def pack_result(value: Any, ident: str, serializer: str, signer: Signer) -> bytes:
+    """Return the signed bytes of what a task returned.
+
+    Raises:
+        ArgumentsError: It can't be serialised.
+    """
+    data = bytes([_SERIALIZERS.index(serializer)]) + dump(value, serializer)
+    return signer.sign(_result_digest(ident, data)) + data
+
+
+def load_result(data: bytes, ident: str, signer: Signer) -> Any:
+    """Return what ``pack_result`` was given.
+
+    Raises:
+        SignatureError: Nobody with one of our keys wrote it, or not for this id.
+    """
+    signature, data = data[:MAC_SIZE], data[MAC_SIZE:]
+    if not data or not signer.verify(_result_digest(ident, data), signature):
+        raise SignatureError(f"The stored result of {ident} was changed, or another key signed it")
+    return load(data[1:], _SERIALIZERS[data[0]])
+
+
+def _result_digest(ident: str, data: bytes) -> bytes:
+    """Return what is signed of a result: too short to be taken for a message."""
+    return b"result" + sha256(ident.encode() + data).digest()
 
 
 def spool_file(envelope: bytes) -> bytes:

@@ -16,7 +16,7 @@ from tests.contract.app import SOURCE
 from tests.support.fake_uwsgi import FakeUwsgi
 from tests.support.ledger import Row, wait_until
 from tests.support.server import RemoteError, UwsgiServer
-from uwsgi_tasks import engine, handlers, wire
+from uwsgi_tasks import engine, finding, handlers, wire
 from uwsgi_tasks.executors.spooler import FILE_PREFIX
 
 NAME = "app"
@@ -150,7 +150,7 @@ class RealWorld:
         if handle is None or handle["executor"] == "RUNTIME":
             return
         if handle["executor"] == "SPOOLER":
-            wait_until(lambda: self.server.status(handle) in ("gone", "dead"))
+            wait_until(lambda: self.server.status(handle) in finding.FINAL)
             self.server.wait_empty()
             return
         seen = -1

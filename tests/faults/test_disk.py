@@ -203,7 +203,7 @@ def test_given_a_full_disk_when_a_retry_is_due_then_it_waits_for_room_and_is_not
     server.ledger.wait("ran", name="fails_twice", count=3)
     server.wait_empty()
     assert runs(server, "fails_twice") == [1, 2, 3]
-    assert server.status(handle) == "gone"
+    assert server.status(handle) == "ok"
 
 
 def test_given_a_full_disk_when_a_task_died_then_its_letter_waits_for_room(room):

@@ -36,7 +36,7 @@ def test_given_a_pause_when_called_then_nothing_runs_until_resumed(uwsgi):
     server.eval("control.resume()")
     row = server.ledger.wait_one("ran", timeout=3.0)
     assert row["time"] >= resumed
-    server.wait_status(handle, "gone")
+    server.wait_status(handle, "ok")
 
 
 def test_given_a_pause_when_a_task_is_called_then_it_stays_queued(uwsgi):

@@ -136,7 +136,7 @@ def test_given_a_pause_when_a_call_is_cancelled_then_it_never_runs_and_stays_can
     wait_until(lambda: taken(server) == 1)  # the first one's file is locked by uWSGI
     cancelled = [server.eval("HANDLES[id].cancel()", id=handle["id"]) for handle in handles[:2]]
     assert cancelled == [True, True]
-    assert [server.status(handle) for handle in handles] == ["gone", "gone", "queued"]
+    assert [server.status(handle) for handle in handles] == ["cancelled", "cancelled", "queued"]
     assert server.eval("HANDLES[id].cancel()", id=handles[0]["id"]) is False
     server.eval("resume()")
     server.ledger.wait_one("ran", tag=2)

@@ -47,7 +47,7 @@ def test_given_a_task_that_waited_when_its_spooler_is_killed_then_it_runs_again_
     server.kill(server.ledger.wait_one("started")["pid"])
     rows = server.ledger.wait("started", count=2)
     server.touch("go")
-    server.wait_status(handle, "gone")
+    server.wait_status(handle, "ok")
     assert [row["attempt"] for row in rows] == [1, 1]
     assert len(server.ledger.rows("ended")) == 1
 

@@ -99,7 +99,7 @@ def test_given_a_retry_count_when_it_never_succeeds_then_it_runs_as_often_in_all
 def test_given_a_retry_count_when_the_second_attempt_succeeds_then_it_is_over(shared, task):
     handle = shared.eval(f"{task}(ok_at=2)")
     shared.ledger.wait("attempt", id=handle["id"], count=2)
-    shared.wait_status(handle, "gone")
+    shared.wait_status(handle, "ok")
     assert len(shared.ledger.rows("attempt", id=handle["id"])) == 2
     assert handle["id"] not in shared.letters()
 
@@ -174,7 +174,7 @@ def test_given_a_count_in_the_exception_when_max_attempts_is_reached_then_it_is_
 def test_given_a_count_in_the_exception_when_raised_then_it_replaces_what_is_left(shared):
     handle = shared.eval("asks_again(count=5, timeout=0, until=3)")
     shared.ledger.wait("attempt", id=handle["id"], count=3)
-    shared.wait_status(handle, "gone")
+    shared.wait_status(handle, "ok")
     assert len(shared.ledger.rows("attempt", id=handle["id"])) == 3
 
 

@@ -36,6 +36,12 @@ VALUES = {
     "durability": ("disk", "disk", "disk"),
     "max_tasks": (100, "100", 100),
     "max_rss": (200 << 20, "200M", 200 << 20),
+    "history": (False, "off", False),
+    "history_max_age": (timedelta(days=1), "86400", 86400.0),
+    "history_max_count": (500, "500", 500),
+    "store_results": (True, "yes", True),
+    "max_result_bytes": (4096, "4K", 4096),
+    "keep_logs": (0, "0", 0),
 }
 
 

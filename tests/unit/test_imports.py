@@ -134,7 +134,11 @@ def test_given_every_error_when_caught_then_the_root_catches_it():
     errors = importlib.import_module("uwsgi_tasks.errors")
     kinds = [getattr(errors, name) for name in errors.__all__]
     outside = [kind for kind in kinds if not issubclass(kind, uwsgi_tasks.UwsgiTasksError)]
-    assert outside == [uwsgi_tasks.RetryTaskException, uwsgi_tasks.SoftTimeout]
+    assert outside == [
+        uwsgi_tasks.RetryTaskException,
+        uwsgi_tasks.SoftTimeout,
+        uwsgi_tasks.TaskCancelled,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -317,9 +317,9 @@ def test_given_a_spooler_directory_when_no_server_is_here_then_it_is_written_the
     uwsgi_tasks.configure(spooler=spool)
     handle = add(1)
     assert (handle.status(), handle.executor, runs) == ("queued", TaskExecutor.SPOOLER, [])
-    with pytest.raises(NotAvailable, match="only RUNTIME keeps results"):
+    with pytest.raises(NotAvailable, match="store_result=True"):
         handle.result()
-    assert (handle.cancel(), handle.status()) == (True, "gone")
+    assert (handle.cancel(), handle.status()) == (True, "cancelled")
 
 
 # the object itself

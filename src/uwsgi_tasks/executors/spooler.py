@@ -143,6 +143,20 @@ def state_of(path: str) -> str:
         os.close(descriptor)
 
 
+def content_of(path: str) -> bytes | None:
+    """Return the content of a spool file, or ``None`` if it is gone, or in hand here.
+
+    Closing it in the spooler that has it in hand would give uWSGI's lock on it away.
+    """
+    if path == _in_hand[0]:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
 def remove_unlocked(path: str, before: Callable[[], object] = bool) -> bool:
     """Remove a spool file that no spooler has in hand; False if one has, or it is gone.
 

@@ -49,6 +49,19 @@ _MIGRATIONS = (
     CREATE TABLE passed_over (
         id TEXT PRIMARY KEY, delivery INTEGER NOT NULL, path TEXT NOT NULL
     ) WITHOUT ROWID;
+    CREATE TABLE runs (
+        id TEXT NOT NULL UNIQUE, state INTEGER NOT NULL, task TEXT NOT NULL, queue TEXT NOT NULL,
+        executor INTEGER NOT NULL, priority REAL, created_at REAL NOT NULL,
+        started_at REAL NOT NULL, finished_at REAL NOT NULL, due_at REAL NOT NULL,
+        attempt INTEGER NOT NULL, delivery INTEGER NOT NULL, crashes INTEGER NOT NULL,
+        interruptions INTEGER NOT NULL, pid INTEGER NOT NULL, reason TEXT NOT NULL,
+        error TEXT NOT NULL, details BLOB NOT NULL, result BLOB NOT NULL
+    );
+    CREATE INDEX runs_finished ON runs (finished_at);
+    CREATE INDEX runs_state ON runs (state, finished_at);
+    CREATE INDEX runs_task ON runs (task, finished_at);
+    CREATE INDEX runs_queue ON runs (queue, finished_at) WHERE queue != 'default';
+    CREATE TABLE journals (name TEXT PRIMARY KEY, folded INTEGER NOT NULL) WITHOUT ROWID;
     """,
 )
 

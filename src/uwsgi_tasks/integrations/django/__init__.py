@@ -22,3 +22,19 @@ def django_setup(settings_module: str | None = None) -> None:
     populating = getattr(apps, "loading", False)  # an app that is being loaded calls us
     if not apps.ready and not populating:
         django.setup()
+
+
+def is_configured() -> bool:
+    """Tell whether the environment names a Django project."""
+    return bool(os.environ.get("DJANGO_SETTINGS_MODULE"))
+
+
+def import_tasks() -> None:
+    """Import the module ``tasks`` of each application that has one, for its tasks and schedules.
+
+    Raises:
+        Exception: Whatever importing one of them raises.
+    """
+    from django.utils.module_loading import autodiscover_modules
+
+    autodiscover_modules("tasks")
