@@ -63,6 +63,14 @@ class Board:
             os.close(descriptor)
         return self._map
 
+    def open(self) -> None:
+        """Map the file now, while there is room for it.
+
+        Raises:
+            HomeError: It can't be.
+        """
+        self._mapped()
+
     # progress
 
     def begin_telling(self, place: int, ident: str) -> memoryview:

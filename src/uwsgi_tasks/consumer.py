@@ -10,6 +10,7 @@ import signal
 import time
 
 from . import engine, inflight, letters, recovery
+from .errors import HomeError
 from .executors import spooler as to_spool
 from .loglines import LogLines
 from .model import SPOOL_OK, SPOOL_RETRY, Message, TaskExecutor
@@ -38,6 +39,9 @@ def start(this: engine.Engine, site: Site, here: Uwsgi, kind: str) -> None:
         logger.error("There is no room to note what this process has in hand: %s", site.home.path)
     recovery.load_passed_over(site)
     site.history.journal.begin(site.inflight.place)
+    with contextlib.suppress(HomeError):  # the disk is full: nobody is woken, or stopped softly
+        site.waits.open()
+        site.board.open()
     _let_stop(this, site)
     if kind == "spooler":
         with contextlib.suppress(ValueError):  # a second application's interpreter may not
@@ -135,7 +139,7 @@ def _process(this: engine.Engine, site: Site, message: Message, spool: str, path
     finally:
         to_spool.hold("")
         if outcome is not engine.PAUSED:
-            after_task(this, path)
+            after_task(this, path if outcome is not None else "")
     if outcome is not engine.PAUSED:
         return SPOOL_OK
     # it may be cancelled meanwhile: everything is looked at anew

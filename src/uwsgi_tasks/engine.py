@@ -169,12 +169,12 @@ class Engine(Settler):
         return Receipt(executor, spool)
 
     def _submit_network(self, message: Message, placement: Placement) -> Receipt:
-        site = self.require_site()
         if not self.settings.secret:
             raise NotAvailable(
                 "A network spooler needs the same `secret` on both sides: set UWSGITASKS_SECRET"
             )
-        network.submit(placement.spooler, wire.pack(message, site.signer))
+        signer = wire.Signer([key.encode() for key in self.settings.secret])
+        network.submit(placement.spooler, wire.pack(message, signer))
         return Receipt(TaskExecutor.SPOOLER, placement.spooler)
 
     # process

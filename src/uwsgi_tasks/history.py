@@ -32,8 +32,8 @@ _MUCH_BYTES = 16 << 20
 _LONGEST_S = 30.0
 _LOOK_S = 2.0
 _IDLE_LOOK_S = 60.0
-_PRUNE_ROWS = 200
-_PRUNE_AGAIN_S = 0.05
+_PRUNE_ROWS = 40
+_PRUNE_AGAIN_S = 0.01
 _PRUNE_EVERY_S = 60.0
 _MOST_TRACE = 16_000
 
@@ -56,6 +56,7 @@ class History:
         self._folded: dict[str, int] = {}
         self._folded_at = self._look_at = self._prune_at = 0.0
         self._has_failed = False
+        self._beyond = 0
 
     def note(self, record: Record) -> None:
         """Note how a message ended. A failure is counted, and logged once.
@@ -157,12 +158,20 @@ class History:
         """
         if now >= self._look_at:
             self._look_at = now + (_LOOK_S if self._fold_if_quiet(now) else _IDLE_LOOK_S)
-        if now >= self._prune_at:
-            pruned = 0
-            if self._has_store():
-                pruned = self._store().prune_runs(now - age, most, _PRUNE_ROWS)
-            self._prune_at = now + (_PRUNE_AGAIN_S if pruned else _PRUNE_EVERY_S)
+        if now >= self._prune_at and self._has_store():
+            self._prune_at = now + self._prune(now - age, most)
+        elif now >= self._prune_at:
+            self._prune_at = now + _PRUNE_EVERY_S
         return max(0.0, min(self._look_at, self._prune_at) - time.time())
+
+    def _prune(self, before: float, most: int) -> float:
+        """Forget some of the oldest, few at a time: who calls meanwhile waits for the same lock."""
+        store = self._store()
+        if self._beyond <= 0:
+            self._beyond = store.runs_beyond(most)
+        pruned = store.prune_runs(before, self._beyond, _PRUNE_ROWS)
+        self._beyond -= pruned
+        return _PRUNE_AGAIN_S if pruned == _PRUNE_ROWS else _PRUNE_EVERY_S
 
     def _fold_if_quiet(self, now: float) -> bool:
         """Take what is there when nothing is being added, or much is; tell whether some is left."""

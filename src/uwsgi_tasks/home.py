@@ -144,6 +144,8 @@ class Home(Flags):
                 give_to_owner(descriptor, self.path)
                 file.write(data)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
             raise HomeError(error.errno, cure(self.path, error)) from error
         return path
 

@@ -70,7 +70,7 @@ class Recycler:
         """Put back what a task changed, and see whether the process has to end.
 
         Args:
-            path: The task's spool file, which uWSGI removes after this.
+            path: The task's spool file, which uWSGI removes after this; empty where it stays.
         """
         os.umask(self._umask)
         if self._at_once:  # a spooler goes back itself
@@ -88,6 +88,7 @@ class Recycler:
             self._put_handlers_back()
         if self._inflight.was_closed:
             self.end("a task closed descriptors that weren't its own")
+            self._leave(path)
         if self._max_tasks:
             self._left -= 1
             if self._left <= 0:
@@ -103,6 +104,13 @@ class Recycler:
         """Let the process end when it has nothing in hand."""
         self.reason = reason
         logger.log(level, "This process (pid %d) ends in order: %s", os.getpid(), reason)
+
+    def _leave(self, path: str) -> None:
+        """End at once: uWSGI would close numbers that are ours by now, and open files as them."""
+        if path:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        self.end_now()
 
     def end_now(self) -> None:
         """End the process in order: it has nothing in hand."""

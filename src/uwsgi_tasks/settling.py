@@ -6,12 +6,14 @@ over, then uWSGI may remove its file. A death in between repeats a step and find
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import traceback
 
 from . import cancelling, history, inflight, journal, letters, runner, wire
 from .board import Teller
+from .errors import HomeError
 from .home import ACTIVE, SPOOL
 from .model import Attempt, Message, Outcome, Run, TaskExecutor
 from .places import Places
@@ -220,7 +222,8 @@ class Settler(Places):
         if run.executor != TaskExecutor.RUNTIME:
             site = self.require_site(run.spool)
             if site.inflight.place is not None:
-                return Teller(site.board.begin_telling(site.inflight.place, run.message.id))
+                with contextlib.suppress(HomeError):  # a full disk mustn't fail the task
+                    return Teller(site.board.begin_telling(site.inflight.place, run.message.id))
         return Teller(None)
 
     def keeps_result(self, run: Run) -> bool:
@@ -232,7 +235,9 @@ class Settler(Places):
 
     def remember_letter(self, site: Site, message: Message, executor: int, state: int) -> None:
         """Write a message that was buried without a run into the history; wake who waits for it."""
-        letter = site.letters.read(message.id)
+        letter = None
+        with contextlib.suppress(OSError):  # what matters is written down
+            letter = site.letters.read(message.id)
         if self.settings.history and letter is not None:
             attempts = tuple(Attempt(*attempt.values()) for attempt in letter.attempts)
             record = history.record_of(

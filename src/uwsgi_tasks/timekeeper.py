@@ -69,7 +69,7 @@ class Timekeeper:
         self.site.home.resume_after_reload(self.engine.server.incarnation)
         self.site.home.note_activity()
         until, told = 0.0, LOOK
-        while True:
+        while self._holds_office():
             now = time.time()
             if until <= now or told.strip(ACTIVE):
                 self.site.home.plan_look(math.inf)  # who lets something wait meanwhile tells it
@@ -92,17 +92,39 @@ class Timekeeper:
             return False
         return True
 
+    def _holds_office(self) -> bool:
+        """Tell whether the lock and the FIFO are still ours.
+
+        A task that closed every descriptor gave the lock away, and their numbers, with those of the
+        store, may stand for other files by now: this thread touches none of them any more.
+        """
+        home = self.site.home
+        try:
+            return _is_of(self._lock, home.file("timekeeper.lock")) and _is_of(
+                self._fifo, home.file("wake")
+            )
+        except OSError:
+            return home.is_replaced()  # the tick ends this process
+
     def _sleep(self, seconds: float) -> bytes:
         """Sleep until something is told, to the microsecond; return that."""
         seconds = max(0.0, seconds)
+        try:
+            return self._listen(seconds)
+        except OSError:  # a task lowered RLIMIT_NOFILE below what is watched, or closed it
+            time.sleep(min(seconds, _AFTER_ERROR_S))
+            return LOOK
+
+    def _listen(self, seconds: float) -> bytes:
         if self._fifo < _SELECTABLE:
             is_told = bool(select.select([self._fifo], [], [], seconds)[0])
         else:
             waiter = select.poll()  # to the millisecond
             waiter.register(self._fifo, select.POLLIN)
             is_told = bool(waiter.poll(math.ceil(seconds * 1000)))
-        with contextlib.suppress(BlockingIOError):
-            return os.read(self._fifo, 65536) if is_told else b""
+        if is_told and self._holds_office():
+            with contextlib.suppress(BlockingIOError):
+                return os.read(self._fifo, 65536)
         return b""
 
     def _hear(self, told: bytes) -> None:
@@ -140,20 +162,28 @@ class Timekeeper:
             logger.error("The home %s was removed: this process ends", self.site.home.path)
             os.kill(os.getpid(), signal.SIGTERM)
             return _AFTER_ERROR_S
-        self._tell()
         store = self.site.store
         recovery.recover_mules(self.engine, self.site)
         self._begin_incarnation()
         self.firing.fire_due(now)  # what fires waits, and moves on at once
-        is_done = self._promote(now)
-        self._clean(now)
-        cancelling.pass_stops_on(self.site)
-        longest = min(_LONGEST_SLEEP_S, self._tend(now)) if is_done else 0.0
+        longest = _LONGEST_SLEEP_S if self._promote(now) else 0.0
         for spool in store.spools_with_priorities():
             self.engine.pump(self.site, spool, swap=False)
             longest = min(longest, _PRIORITIES_LOOK_S)  # who was to pump may have died
+        cancelling.pass_stops_on(self.site)
+        longest = min(longest, self._keep_house(now))
         moments = [m for m in (store.next_due(), store.next_schedule()) if m is not None]
         return max(0.0, min([*moments, now + longest]) - time.time())
+
+    def _keep_house(self, now: float) -> float:
+        """Do what may fail and come later; return seconds until it is due again."""
+        try:
+            self._tell()
+            self._clean(now)
+            return self._tend(now)
+        except Exception:  # a full disk mustn't keep tasks from their moment
+            logger.exception("The timekeeper can't keep house; it tries again")
+            return _AFTER_ERROR_S
 
     def _begin_incarnation(self) -> None:
         home, incarnation = self.site.home, self.engine.server.incarnation
@@ -220,3 +250,8 @@ class Timekeeper:
             if isinstance(mule, str):
                 self.firing.targets.no_farms.add(mule)
             raise NotAvailable(f"there is no mule or farm {mule!r} any more") from error
+
+
+def _is_of(descriptor: int, path: str) -> bool:
+    """Tell whether a descriptor is that of a file."""
+    return os.path.samestat(os.fstat(descriptor), os.stat(path))

@@ -9,6 +9,7 @@ looking once a second.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import mmap
 import os
@@ -108,14 +109,25 @@ class Waits:
     def _raise(self, ident: str) -> None:
         self._mapped()[_place(ident)] = 1
 
+    def open(self) -> None:
+        """Map the file now, while there is room for it.
+
+        Raises:
+            HomeError: It can't be.
+        """
+        self._mapped()
+
     def end(self, ident: str) -> None:
-        """Wake who waits for that id, which is over."""
-        data, place = self._map or self._mapped(), int(ident[-3:], 16)
-        if not data[place]:
+        """Wake who waits for that id, which is over; never fails, for the end stands already."""
+        data, place = self._map, int(ident[-3:], 16)
+        if data is None:
+            with contextlib.suppress(OSError):
+                data = self._mapped()
+        if data is None or not data[place]:
             return
         data[place] = 0  # before looking: who comes now raises it again
         others = False
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # no descriptor is left, say: he looks again himself
             for name in os.listdir(self.folder):
                 if name.startswith(ident):
                     self._tell(os.path.join(self.folder, name))
@@ -127,11 +139,10 @@ class Waits:
     def _tell(self, path: str) -> None:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        except OSError:  # nobody reads it: who waited was killed
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nobody reads it: who waited was killed
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
             return
         try:
             with contextlib.suppress(BlockingIOError):
@@ -146,9 +157,10 @@ class Waits:
                 path = os.path.join(self.folder, name)
                 try:
                     os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-                except OSError:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(path)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(path)
 
 
 def _place(ident: str) -> int:

@@ -140,7 +140,8 @@ def room(request, uwsgi):
 
 def submitted(server):
     """Return the files that a call may leave: what is queued, and what is half written."""
-    half = [path for path in server.home.glob(".*") if "store.db" not in path.name]
+    others = ("store.db", "server.json")  # what the timekeeper writes meanwhile
+    half = [p for p in server.home.glob(".*") if not any(name in p.name for name in others)]
     return {path for path in (*server.spool.iterdir(), *half) if path.name != "filler"}
 
 

@@ -139,7 +139,7 @@ def test_given_an_unknown_task_when_the_grace_lasts_then_it_is_not_dead(uwsgi):
     server.wait_log("nowhere.ghost")
     server.wait_empty()
     assert server.letters() == {}
-    assert server.status(handle) == "queued"
+    assert server.status(handle) == "scheduled"
 
 
 @pytest.mark.slow

@@ -292,7 +292,7 @@ def test_given_a_call_that_expired_when_its_turn_comes_then_it_isnt_started_and_
     assert server.ledger.wait_one("ran")["tag"] == "in time"
     server.wait_empty()
     server.wait_log(f"app.late {handle['id']} expired")
-    assert server.status(handle) == "dead"
+    assert server.status(handle) == "expired"
 
 
 @both

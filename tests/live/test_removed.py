@@ -42,13 +42,8 @@ def test_given_a_directory_made_again_when_called_then_tasks_run_as_before(uwsgi
     server.ledger.wait_one("muled", tag=1)
     shutil.rmtree(server.spool)
     server.spool.mkdir(mode=0o700)
-    wait_until(
-        lambda: (
-            server.eval("uwsgi_tasks.engine.current().present_site().home.path")
-            and server.home.exists()
-        ),
-        what="the worker sees it",
-    )
+    is_seen = "not uwsgi_tasks.engine.current().present_site().home.is_replaced()"
+    wait_until(lambda: server.home.exists() and server.eval(is_seen), what="the worker sees it")
     server.call("ran", "again")
     server.call("muled", "again")
     server.ledger.wait("ran", tag="again")

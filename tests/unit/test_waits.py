@@ -11,6 +11,7 @@ import time
 import pytest
 
 from uwsgi_tasks.board import KILLED, SOFTLY, Board, Teller
+from uwsgi_tasks.errors import HomeError
 from uwsgi_tasks.loglines import LogLines
 from uwsgi_tasks.model import new_id
 from uwsgi_tasks.waits import Waits
@@ -67,6 +68,16 @@ def test_given_one_who_was_killed_when_the_run_ends_then_his_fifo_goes(waits):
     waits._raise(ident)
     waits.end(ident)
     assert os.listdir(waits.folder) == []
+
+
+def test_given_a_full_disk_when_a_run_ends_then_nothing_is_raised(waits, monkeypatch):
+    def full(*_):
+        raise HomeError(28, "No space left on device")
+
+    monkeypatch.setattr("uwsgi_tasks.files.map_file", full)
+    waits.end(new_id())
+    with pytest.raises(HomeError):
+        waits.open()
 
 
 def test_given_a_loop_when_the_run_ends_then_it_is_woken(waits):

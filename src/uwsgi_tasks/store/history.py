@@ -118,28 +118,30 @@ class HistoryTable(Database):
         moment: float | None = row[0]
         return moment
 
-    def prune_runs(self, before: float, most: int, limit: int) -> int:
-        """Forget the oldest runs: those of before a moment, and those beyond a number.
+    def runs_beyond(self, most: int) -> int:
+        """Return how many runs there are beyond a number."""
+        connection = self.connection()
+        oldest, latest = connection.execute("SELECT min(rowid), max(rowid) FROM runs").fetchone()
+        if oldest is None or latest - oldest < most:  # counting them all takes its time
+            return 0
+        number: int = connection.execute("SELECT count(*) FROM runs").fetchone()[0]
+        return max(0, number - most)
+
+    def prune_runs(self, before: float, beyond: int, limit: int) -> int:
+        """Forget the oldest runs: those of before a moment, and some more.
 
         Args:
             before: Epoch seconds.
-            most: How many may be kept.
+            beyond: How many are forgotten, however young.
             limit: How many are forgotten at most.
 
         Returns:
             How many were.
         """
-        connection = self.connection()
-        oldest, latest = connection.execute("SELECT min(rowid), max(rowid) FROM runs").fetchone()
-        if oldest is None:
-            return 0
-        over = 0
-        if latest - oldest >= most:  # there may be gaps: only then it is worth counting
-            over = connection.execute("SELECT count(*) FROM runs").fetchone()[0] - most
         where, values = "finished_at < ?", [before, limit]
-        if over > 0:
-            where, values = "1", [min(over, limit)]
-        cursor = connection.execute(
+        if beyond > 0:
+            where, values = "1", [min(beyond, limit)]
+        cursor = self.connection().execute(
             "DELETE FROM runs WHERE rowid IN"  # noqa: S608  constants only
             f" (SELECT rowid FROM runs WHERE {where} ORDER BY finished_at LIMIT ?)",
             values,

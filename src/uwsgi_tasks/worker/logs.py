@@ -22,6 +22,7 @@ _NOISE = re.compile(
     SIG[A-Z/]+\ (received|got) | goodbye\ to\ uWSGI | killing\ the\ spooler | mapped\ \d |
     chdir\(\)\ to\ | set\ \w+\ to\ | \*\*\*\ Stats | setting\ procname |
     \*\*\*\ RELOADING | the\ spooler.*exited |
+    \[uwsgi-signal\]\ signum\ |
     (spooler|mule\ \d+|worker\ \d+)\ \(pid:\ \d+\)\ (annihilated|buried)
     """,
     re.VERBOSE,
