@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import engine, inflight, wire
 from .errors import NotAvailable, WireError
 from .letters import DeadLetter
-from .model import Placement, TaskExecutor
+from .model import ANEW, Placement, TaskExecutor
 from .site import Site
 
 __all__ = ["DeadLetter", "drop", "list", "retry", "show"]
@@ -64,7 +64,7 @@ def _retry(site: Site, letter: DeadLetter) -> None:
         crashes=0,
         interruptions=0,
         expires_at=0.0,
-        executions_left=None if policy is None else policy.left_after(0),
+        executions_left=ANEW if policy is None else policy.left_after(0),
         at=0.0,
         first_unknown_at=0.0,
         stored=False,

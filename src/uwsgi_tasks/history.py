@@ -107,7 +107,11 @@ class History:
         return self._has_store() or bool(self.journal.names())
 
     def fold(self) -> int:
-        """Take all that the journals have into the store; return how many records."""
+        """Take all that the journals have into the store; return how many records.
+
+        Raises:
+            NotAvailable: The store can't be written: the journals keep what they have.
+        """
         names = self.journal.names()
         if not names:
             return 0
@@ -181,7 +185,10 @@ class History:
         quiet, self._sizes = sizes == self._sizes, sizes
         much = sum(sizes.values()) - sum(self._folded.values()) > _MUCH_BYTES
         if quiet or much or now - self._folded_at > _LONGEST_S:
-            self.fold()
+            try:
+                self.fold()
+            except (NotAvailable, OSError) as error:  # a full disk: the journals keep it
+                logger.warning("The history waits in the journals: %s", error)
             return False
         return True
 

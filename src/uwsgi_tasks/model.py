@@ -16,6 +16,8 @@ SPOOL_IGNORE = 0
 
 DEFAULT_PRIORITY = 100.0
 DEFAULT_QUEUE = "default"
+ANEW = -1
+"""``executions_left`` of a message that has all executions of its policy before it again."""
 
 
 class TaskExecutor(IntEnum):
@@ -81,7 +83,8 @@ class Message(NamedTuple):
         on_disk: Each of its states is flushed to the disk before it counts.
         limits: The call's own time limits; ``None``: the registered task's.
         store_result: The call's own ``store_result``; ``None``: the registered task's.
-        executions_left: Executions still allowed, this one included; ``None``: by the policy.
+        executions_left: Executions still allowed, this one included; ``None``: by the policy and
+            the attempt; ``ANEW``: all of the policy.
         policy: The call's own retry policy; ``None``: the registered task's.
         reads_codes: The call's own ``spooler_return``; ``None``: the registered task's.
         working_dir: Directory to run in; empty leaves it alone.

@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from . import calls, engine, finding, inflight, journal, runinfo, runner, wire
+from .errors import NotAvailable
 from .executors.spooler import FILE_PREFIX, content_of
 from .model import is_id
 from .runinfo import AttemptInfo, ProgressInfo, RunInfo
@@ -187,7 +189,8 @@ def _site() -> Site:
 def _fold(site: Site) -> None:
     """Take what the journals have into the store, so that one place tells of all that ended."""
     if site.history.is_any():
-        site.history.fold()
+        with contextlib.suppress(NotAvailable):  # a full disk: what is there is shown
+            site.history.fold()
 
 
 def _found(site: Site, ident: str) -> RunInfo | None:

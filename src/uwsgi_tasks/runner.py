@@ -16,6 +16,7 @@ from . import wire
 from .errors import ArgumentsError, RetryTaskException, SignatureError, TaskCancelled, UnknownTask
 from .middleware import Call
 from .model import (
+    ANEW,
     SPOOL_IGNORE,
     SPOOL_OK,
     SPOOL_RETRY,
@@ -81,8 +82,10 @@ def _load(this: Run, resolve: Callable[[str], TaskSpec]) -> Outcome | None:
     except BaseException as error:  # importing runs user code, which may raise anything
         return Outcome("unknown", reason="its module can't be imported", error=error)
     this.policy = message.policy or spec.policy
-    left = message.executions_left
-    this.executions_left = this.policy.left_after(message.attempt - 1) if left is None else left
+    left, before = message.executions_left, message.attempt - 1
+    if left is None or left == ANEW:
+        left = this.policy.left_after(before if left is None else 0)
+    this.executions_left = left
     try:
         this.args, this.kwargs = wire.load_arguments(message)
     except BaseException as error:  # unpickling runs the arguments' own code
@@ -122,7 +125,7 @@ def _after_return(this: Run, result: Any) -> Outcome:
         return Outcome("ok")
     if result == SPOOL_IGNORE:
         return Outcome("dead", reason="it returned SPOOL_IGNORE: not handled")
-    if this.policy.executions is None and message.executions_left is None:
+    if this.policy.executions is None and message.executions_left in (None, ANEW):
         # spooler_return without retry_count: again at uWSGI's next scan, as often as it says
         return Outcome(
             "retry", wait=this.policy.wait, next_scan=True, reason="it returned SPOOL_RETRY"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.messages import a_message
-from uwsgi_tasks import dead, engine, letters, wire
+from uwsgi_tasks import dead, engine, letters, runner, wire
 from uwsgi_tasks.errors import NotAvailable
 from uwsgi_tasks.letters import DeadLetter, Letters
-from uwsgi_tasks.model import Attempt, TaskSpec
+from uwsgi_tasks.model import Attempt, TaskExecutor, TaskSpec
 from uwsgi_tasks.retry import RetryPolicy
 
 ATTEMPTS = (Attempt(1, 10.0, 11.0, 100, "KeyError: 'a'"), Attempt(2, 20.0, 21.0, 101, "x"))
@@ -154,6 +154,16 @@ def test_given_a_dead_letter_of_a_registered_task_when_retried_then_its_policy_c
     engine.registry.add(TaskSpec("app.task", print, RetryPolicy(3)))
     dead.retry(buried(executions_left=0).id)
     assert in_spool(spool)[0].executions_left == 3
+
+
+def test_given_a_dead_letter_of_a_task_of_elsewhere_when_retried_then_its_server_counts_anew(
+    buried, spool
+):
+    dead.retry(buried(task="elsewhere.task", executions_left=0).id)
+    message = in_spool(spool)[0]
+    spec = TaskSpec("elsewhere.task", print, RetryPolicy(3))
+    run, _ = runner.run(message, TaskExecutor.SPOOLER, lambda name: spec, lambda run: None)
+    assert (run.message.attempt > 1, run.executions_left) == (True, 3)
 
 
 def test_given_an_unreadable_letter_when_retried_then_it_is_refused_and_stays(buried):

@@ -58,7 +58,7 @@ class Command(click.Command):
 
     def get_short_help_str(self, limit: int = 45) -> str:
         """Return what stands before the first colon or full stop of the help."""
-        return re.split(r"[:.;]", self.help or "", maxsplit=1)[0]
+        return re.split(r"[:;]|\.(?=\s|$)", self.help or "", maxsplit=1)[0]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, and what to see also."""
@@ -140,10 +140,12 @@ class Where:
             text = options.placeholder(prefix + name.replace("_", "-"))
             if text is not None and config.variable(config.ENV_PREFIX + name.upper()) is None:
                 settings[name] = text
-        named = [config.variable(config.ENV_PREFIX + word) for word in ("HOME", "SPOOLER")]
+        home, spooler = (config.variable(config.ENV_PREFIX + word) for word in ("HOME", "SPOOLER"))
         if self.asked:
-            settings["home"] = record.home_at(os.path.abspath(self.asked))
-        elif not any(named) and not {"home", "spooler"} & settings.keys():
+            home = settings["home"] = record.home_at(os.path.abspath(self.asked))
+        if home and not spooler:
+            settings.update(_spool_around(home))
+        elif not spooler and not {"home", "spooler"} & settings.keys():
             spools = gather.spools_of(options)
             settings.update({"spooler": spools[0]} if spools else {})
         engine.configure(**settings)
@@ -189,6 +191,13 @@ class Where:
     def is_up(self) -> bool:
         """Tell whether a server serves the home now."""
         return record.is_up(self.home())
+
+
+def _spool_around(home: str) -> dict[str, str]:
+    """Return the spool directory in which a home lies whose server hasn't told where tasks go."""
+    folder, name = os.path.split(os.path.abspath(home))
+    is_told = os.path.exists(os.path.join(home, record.NAME))
+    return {"spooler": folder} if name == NAME and not is_told else {}
 
 
 pass_where = click.make_pass_decorator(Where)

@@ -156,7 +156,7 @@ def _screen(where: Where, status: observe.Status, rate: float | None) -> list[st
         f"running {status.running}  queued {status.queued}  scheduled {status.scheduled}"
         f"  dead letters {status.dead_letters}  ok {status.finished.get('ok', 0)}{speed}",
         "",
-        f"{'STATE':<10} {'TASK':<32} {'ID':<37} {'ATT':>3}  {'TOOK':<10} DETAIL",
+        f"{'STATE':<9} {'TASK':<22} {'ID':<36} {'ATT':>3}  {'TOOK':<8} DETAIL",
     ]
     runs = observe.runs(limit=room)
     return [line[: size.columns - 1] for line in [*head, *map(_top_line, runs)]]
@@ -167,6 +167,6 @@ def _top_line(run: observe.RunInfo) -> str:
     if run.progress is not None and run.state == "running":
         detail = f"{bar(run.progress.done, run.progress.total, 12)} {progress_text(run)}"
     return (
-        f"{run.state:<10} {run.task[-32:] or '?':<32} {run.id:<37} {run.attempt:>3}"
-        f"  {took(run):<10} {detail}"
+        f"{run.state:<9} {run.task[-22:] or '?':<22} {run.id:<36} {run.attempt:>3}"
+        f"  {took(run):<8} {detail}"
     )

@@ -43,11 +43,17 @@ class HistoryTable(Database):
 
         Returns:
             How many records there were.
+
+        Raises:
+            NotAvailable: They can't be written.
         """
-        with self.transaction() as connection:
-            found, end = read(self.folded_to(name))
-            _insert(connection, found)
-            connection.execute("INSERT OR REPLACE INTO journals VALUES (?, ?)", (name, end))
+        try:
+            with self.transaction() as connection:
+                found, end = read(self.folded_to(name))
+                _insert(connection, found)
+                connection.execute("INSERT OR REPLACE INTO journals VALUES (?, ?)", (name, end))
+        except sqlite3.Error as error:
+            raise NotAvailable(f"The history in {self.path} can't be written: {error}") from error
         return len(found)
 
     def folded_to(self, name: str) -> int:
