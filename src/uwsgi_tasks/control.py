@@ -62,7 +62,7 @@ def pause(queue: str | None = None) -> None:
         this.require_site().home.pause(True)
     else:
         spool = this.own_spool_of(queue)
-        this.require_site(spool).home.pause_spool(spool, True)
+        this.require_site(spool).home.pause_spool(this.theirs(spool), True)
 
 
 def resume(queue: str | None = None) -> None:
@@ -82,7 +82,7 @@ def resume(queue: str | None = None) -> None:
     else:
         spools = [this.own_spool_of(queue)]
         site = this.require_site(spools[0])
-        site.home.pause_spool(spools[0], False)
+        site.home.pause_spool(this.theirs(spools[0]), False)
     for spool in spools:
         this.wake(site, spool)
     site.home.wake_timekeeper(SPOOL)
@@ -100,7 +100,7 @@ def paused(queue: str | None = None) -> bool:
     """
     this = engine.current()
     spool = "" if queue is None else this.own_spool_of(queue)
-    return this.require_site(spool).home.is_paused(spool)
+    return this.require_site(spool).home.is_paused(this.theirs(spool))
 
 
 def queues() -> dict[str, Queue]:
@@ -115,7 +115,7 @@ def queues() -> dict[str, Queue]:
     """
     this = engine.current()
     site, spools = this.require_site(), this.spools()
-    tied = {"default": spools[0] if spools else "", **dict(this.settings.queues)}
+    tied = {"default": spools[0] if spools else "", **this.tied_queues()}
     stored: dict[str, tuple[int, int]] = {}
     for label, (waiting, ready) in (site.store.queues() if site.has_store() else {}).items():
         name = label if label in tied else "default"
@@ -124,7 +124,7 @@ def queues() -> dict[str, Queue]:
     found = {}
     for name, spool in tied.items():
         there, in_hand = site.count_files(spool)
-        is_paused = site.home.is_paused(spool)
+        is_paused = site.home.is_paused(this.theirs(spool))
         found[name] = Queue(*stored.get(name, (0, 0)), there - in_hand, in_hand, is_paused)
     return found
 

@@ -150,8 +150,7 @@ def _open_process(here: Uwsgi) -> None:
         site.home.announce_mule(here.number(), here.incarnation)
     elif kind == "spooler":
         site.home.announce(f"spooler-{here.incarnation}")
-        if not site.home.is_announced(f"checked-{here.incarnation}"):
-            site.home.announce(f"checked-{here.incarnation}")
+        if site.home.announce(f"checked-{here.incarnation}"):
             _check_server(here)  # now that the tasks and their time limits are known
     if this.settings.secret:
         site.adopt_first_key()

@@ -209,11 +209,14 @@ class Home(Flags):
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         return descriptor
 
-    def announce(self, word: str) -> None:
-        """Write something down for every process of this home, once."""
-        with contextlib.suppress(FileExistsError):
-            name = os.path.basename(word)
-            os.close(os.open(self.file("announced", name), os.O_CREAT | os.O_EXCL, 0o600))
+    def announce(self, word: str) -> bool:
+        """Write something down for every process of this home; tell whether it is new."""
+        path = self.file("announced", os.path.basename(word))
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            return False
+        return True
 
     def is_announced(self, word: str) -> bool:
         """Tell whether ``announce`` was called with that word."""

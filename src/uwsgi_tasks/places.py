@@ -135,12 +135,17 @@ class Places:
         else:
             path, origin = dict(self.settings.queues).get(queue, ""), f"the queue {queue!r}"
             if not path and self.remote is not None:
-                path = self.remote.spool_of(queue)
+                path = self.remote.queues().get(queue, "")
         if path and path not in spools:
             raise OptionValueError(
                 f"{origin}: {path} is no spooler of this server; there are {', '.join(spools)}"
             )
         return path or spools[0]
+
+    def tied_queues(self) -> dict[str, str]:
+        """Return the queues that are tied to a spool directory: here, or by the server told of."""
+        told = self.remote.queues() if self.remote is not None else {}
+        return {**told, **dict(self.settings.queues)}
 
     def own_spool_of(self, queue: str) -> str:
         """Return the spool directory that only this queue uses.
@@ -148,7 +153,7 @@ class Places:
         Raises:
             OptionValueError: There is none.
         """
-        tied = dict(self.settings.queues)
+        tied = self.tied_queues()
         spool = self.spool_for(queue, Placement(TaskExecutor.SPOOLER))
         others = [name for name, path in tied.items() if path == spool and name != queue]
         if spool == self.spools()[0] and queue != "default":

@@ -281,11 +281,10 @@ class Remote:
             f" outside: add `spooler = /path/of/a/directory` to its uwsgi.ini",
         )
 
-    def spool_of(self, queue: str) -> str:
-        """Return the spool directory of a queue, as it is called here; empty for none."""
+    def queues(self) -> dict[str, str]:
+        """Return the queues that are tied to a spool directory, as those are called here."""
         record = self.record()
-        theirs = record.queues.get(queue, "") if record else ""
-        return self.ours(theirs) if theirs else ""
+        return {name: self.ours(path) for name, path in record.queues.items()} if record else {}
 
     def theirs(self, spool: str) -> str:
         """Return what the server calls a spool directory."""

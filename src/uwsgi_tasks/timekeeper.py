@@ -182,7 +182,8 @@ class Timekeeper:
             self._clean(now)
             return self._tend(now)
         except Exception:  # a full disk mustn't keep tasks from their moment
-            logger.exception("The timekeeper can't keep house; it tries again")
+            if not self.site.home.is_replaced():  # else the next tick ends this process
+                logger.exception("The timekeeper can't keep house; it tries again")
             return _AFTER_ERROR_S
 
     def _begin_incarnation(self) -> None:

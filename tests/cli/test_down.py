@@ -447,8 +447,9 @@ def test_given_a_pause_when_resumed_then_the_status_tells(home):
     assert run_command("status", "--json", cwd=home).json["paused"] is False
 
 
-def test_given_a_queue_when_paused_then_it_says_that_it_cannot(home):
-    assert run_command("pause", "mail", cwd=home).code == 1
+def test_given_a_queue_without_a_spool_of_its_own_when_paused_then_it_says_how_to_give_it_one(home):
+    done = run_command("pause", "mail", cwd=home)
+    assert (done.code, "queues=" in done.err) == (1, True)
 
 
 def test_given_nothing_that_runs_when_drained_then_it_is_done_at_once(home):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 
@@ -172,6 +171,15 @@ def test_given_a_worker_when_it_runs_once_then_what_waits_is_run(tmp_path):
     assert "noted 1" in done.out + done.err
 
 
+def test_given_a_worker_that_ran_here_when_asked_from_there_then_its_home_is_found(tmp_path):
+    (tmp_path / "jobs.py").write_text("from uwsgi_tasks import task\n@task\ndef note(x): ...\n")
+    assert run_command("worker", "jobs", "--once", cwd=tmp_path).code == 0
+    found = run_command("status", "--json", cwd=tmp_path)
+    assert found.json["home"] == str(tmp_path / ".uwsgi-tasks")
+    done = run_command("check", "--json", cwd=tmp_path)
+    assert [one for one in done.json["findings"] if one["severity"] == "error"] == []
+
+
 def test_given_a_reader_that_has_seen_enough_when_listed_then_it_ends_quietly(command, server):
     for number in range(3):
         command("call", "app.add", "--args", f"[{number}, 0]")
@@ -200,13 +208,6 @@ def test_given_ctrl_c_when_watching_then_it_ends_with_130(command, server):
     assert command("cancel", ident).code == 0
 
 
-@pytest.mark.skipif(
-    subprocess.run(
-        [sys.executable, "-c", "import uwsgi_tasks.schedules"], capture_output=True
-    ).returncode
-    != 0,
-    reason="schedules can't be steered from outside yet",
-)
 def test_given_a_schedule_when_paused_run_and_resumed_then_the_list_tells(command):
     name = "app.hourly"
     rows = {row["name"]: row for row in command("schedules", "list").rows}

@@ -33,7 +33,8 @@ class Done(NamedTuple):
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a user who has configured nothing."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("UWSGITASKS_")}
+    sizes = ("COLUMNS", "LINES")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("UWSGITASKS_", *sizes))}
     return {**kept, "VIRTUAL_ENV": sys.prefix, **more}
 
 

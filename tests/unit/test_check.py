@@ -89,6 +89,16 @@ def test_given_an_ini_file_when_examined_then_the_check_finds_what_is_there(
     assert ident not in found(facts(other))
 
 
+def test_given_a_wrong_variable_when_examined_then_it_is_named(facts, monkeypatch):
+    monkeypatch.setenv("UWSGITASKS_STRICT", "perhaps")
+    assert found(facts())["UT-E008"].sentence.startswith("UWSGITASKS_STRICT: strict=")
+
+
+def test_given_no_ini_file_when_examined_then_options_are_not_missed(facts):
+    facts()
+    assert found(check.of_files()) == {}
+
+
 def test_given_a_good_ini_file_when_examined_then_nothing_is_found(facts):
     assert found(facts()) == {}
 

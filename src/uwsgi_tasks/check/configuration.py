@@ -63,7 +63,7 @@ def lazy_apps(facts: Facts) -> Iterator[Problem]:
 def no_spooler(facts: Facts) -> Iterator[Problem]:
     """A mule's queue is lost at a stop or reload, and without both tasks run in their caller."""
     options = facts.options
-    if options.all("spooler", "Q", "spooler-external"):
+    if not options.entries or options.all("spooler", "Q", "spooler-external"):
         return
     if options.has("mule", "mules"):
         yield Problem(

@@ -61,16 +61,14 @@ def of_files(
 
     Raises:
         OSError: The ini file can't be read.
-        ConfigError: A setting has a wrong value in the environment.
     """
     options = read(ini, config.variable) if ini else Options([])
-    origins = None
-    with contextlib.suppress(ConfigError):  # wrong settings of the ini have a check
-        origins = config.load({}, options.placeholder)
+    origins, refusal = _settings(options)
     found = tuple(spools) or spools_of(options)
     return Facts(
         options=options,
         origins=origins,
+        refusal=refusal,
         known=known_options() if ini else frozenset(),
         needs_binary_path=_is_pyuwsgi_in_venv() if ini else False,
         spools=found,
@@ -81,6 +79,14 @@ def of_files(
         has_master=None if ini else True,
         is_loaded_late=None if ini else False,
     )
+
+
+def _settings(options: Options) -> tuple[config.Origins | None, str]:
+    """Return the settings in force, or ``None`` and why they can't be meant."""
+    try:
+        return config.load({}, options.placeholder), ""
+    except ConfigError as error:
+        return None, str(error)
 
 
 def spools_of(options: Options) -> tuple[str, ...]:

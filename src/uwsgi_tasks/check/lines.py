@@ -14,6 +14,8 @@ from .table import Facts, Problem, check
 
 _SOCKETS = ("socket", "s", "uwsgi-socket", "suwsgi-socket", "puwsgi-socket", "upd")
 _LOCAL = re.compile(r"127\.[\d.]+|localhost|\[?::1\]?")
+_MARK = f"{config.PLACEHOLDER_PREFIX}worker"
+"""Set in the ini file that `uwsgi-tasks worker` writes, and no setting."""
 _LOGIC = re.compile(r"(if|for|end)-?.*")
 
 
@@ -56,7 +58,7 @@ def not_strict(facts: Facts) -> Iterator[Problem]:
 def _settings(facts: Facts) -> Iterator[tuple[Entry, str]]:
     prefix = config.PLACEHOLDER_PREFIX
     for entry in facts.options.entries:
-        if entry.name.startswith(prefix):
+        if entry.name.startswith(prefix) and entry.name != _MARK:
             yield entry, entry.name[len(prefix) :].replace("-", "_")
 
 
@@ -81,6 +83,8 @@ def wrong_settings(facts: Facts) -> Iterator[Problem]:
                 config.check({name: entry.value}, entry.place)
             except ConfigError as error:
                 yield Problem(str(error), "correct the line")
+    if facts.refusal.startswith(config.ENV_PREFIX):
+        yield Problem(facts.refusal, "correct the variable where the server is started")
 
 
 @check("UT-E009", "a queue without a spooler")

@@ -18,6 +18,7 @@ class Facts(NamedTuple):
     Attributes:
         options: Options of uWSGI: of an ini file, or of the running server.
         origins: The settings in force, with their sources.
+        refusal: Why the settings can't be meant, where they can't.
         known: Names of the options that this machine's uWSGI has; empty if that isn't known.
         needs_binary_path: uWSGI is the wheel pyuwsgi, in a virtual environment.
         spools: Spool directories.
@@ -32,6 +33,7 @@ class Facts(NamedTuple):
 
     options: Options
     origins: Origins | None = None
+    refusal: str = ""
     known: frozenset[str] = frozenset()
     needs_binary_path: bool = False
     spools: tuple[str, ...] = ()

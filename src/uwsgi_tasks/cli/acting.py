@@ -208,7 +208,7 @@ def _is_done(act: Any, ident: str) -> bool:
 @click.command(
     "pause",
     cls=Command,
-    examples=("pause",),
+    examples=("pause", "pause mail"),
     see_also="resume, drain, status",
 )
 @click.argument("queue", required=False)
@@ -216,32 +216,22 @@ def _is_done(act: Any, ident: str) -> bool:
 def pause_command(where: Where, queue: str | None) -> None:
     """Take no further tasks: what runs goes on, what is called is kept.
 
-    It holds until `uwsgi-tasks resume`, over restarts of the server too. A single QUEUE can't be
-    paused yet.
+    It holds until `uwsgi-tasks resume`, over restarts of the server too. A QUEUE that has a spool
+    directory of its own can be paused alone.
     """
     where.home()
-    _refuse_queue(queue)
-    control.pause()
-    click.echo("Taking tasks is paused")
+    control.pause(queue)
+    click.echo(f"Taking tasks of {queue} is paused" if queue else "Taking tasks is paused")
 
 
-def _refuse_queue(queue: str | None) -> None:
-    if queue:
-        fail(
-            f"the queue {queue!r} can't be paused by itself: only all of them can, so far",
-            "the command without a queue",
-        )
-
-
-@click.command("resume", cls=Command, examples=("resume",), see_also="pause, status")
+@click.command("resume", cls=Command, examples=("resume", "resume mail"), see_also="pause, status")
 @click.argument("queue", required=False)
 @pass_where
 def resume_command(where: Where, queue: str | None) -> None:
     """Take tasks again after a pause or drain."""
     where.home()
-    _refuse_queue(queue)
-    control.resume()
-    click.echo("Tasks are taken")
+    control.resume(queue)
+    click.echo(f"Tasks of {queue} are taken" if queue else "Tasks are taken")
 
 
 @click.command(

@@ -60,7 +60,7 @@ class Program(Group):
     metavar="PATH",
     default="",
     help="The home of the server, or the spool directory that it lies in.  [env: UWSGITASKS_HOME;"
-    " default: that of the ini file]",
+    " default: that of the ini file, or .uwsgi-tasks here]",
 )
 @click.option(
     "--ini", metavar="FILE", default="", help="The server's ini file.  [default: uwsgi.ini here]"

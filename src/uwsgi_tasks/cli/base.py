@@ -13,6 +13,7 @@ from ..check import gather
 from ..check.ini import Options, read
 from ..errors import ConfigError
 from ..home import NAME
+from ..worker.ini import DEFAULT_HOME
 
 OK, FOUND, USAGE, NO_HOME = 0, 1, 2, 3
 
@@ -132,7 +133,8 @@ class Where:
     def configure(self) -> None:
         """Let the library use the home that was asked for; it needn't be there.
 
-        Precedence: ``--home``, then the environment, then the ini file.
+        Precedence: ``--home``, then the environment, then the ini file, then what a worker made
+        here.
         """
         settings: dict[str, Any] = {}
         options, prefix = self.options(), config.PLACEHOLDER_PREFIX
@@ -147,7 +149,10 @@ class Where:
             settings.update(_spool_around(home))
         elif not spooler and not {"home", "spooler"} & settings.keys():
             spools = gather.spools_of(options)
-            settings.update({"spooler": spools[0]} if spools else {})
+            if spools:
+                settings["spooler"] = spools[0]
+            elif os.path.isdir(DEFAULT_HOME):
+                settings["home"] = os.path.abspath(DEFAULT_HOME)
         engine.configure(**settings)
 
     def home_path(self) -> str:
@@ -171,8 +176,8 @@ class Where:
             engine.current().require_site()
         if not path:
             fail(
-                "no home is known here: there is neither --home, UWSGITASKS_HOME nor a uwsgi.ini"
-                " with a spooler",
+                "no home is known here: there is neither --home, UWSGITASKS_HOME, a uwsgi.ini with"
+                " a spooler, nor .uwsgi-tasks",
                 "uwsgi-tasks --home PATH …, with the directory .uwsgi_tasks in the server's spool",
                 NO_HOME,
             )

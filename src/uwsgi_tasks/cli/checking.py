@@ -9,6 +9,7 @@ import click
 
 from .. import check, config, record
 from ..errors import ConfigError, HomeError
+from ..worker.ini import DEFAULT_HOME
 from .base import FOUND, NO_HOME, OK, USAGE, Command, Where, fail, pass_where
 from .debugging import import_modules
 from .output import as_json, many, table
@@ -74,6 +75,8 @@ def _home(where: Where) -> str:
     if where.asked:
         return record.home_at(os.path.abspath(where.asked))
     named = config.variable(f"{config.ENV_PREFIX}HOME")
+    if not named and not where.ini and os.path.isdir(DEFAULT_HOME):
+        named = DEFAULT_HOME
     return record.home_at(os.path.abspath(named)) if named else ""
 
 

@@ -63,7 +63,8 @@ def list_letters(where: Where, task: str | None, reason: str | None, as_json_: b
         (one.id, one.task, brief(one.dead_at), len(one.attempts), one.reason, one.error)
         for one in letters
     ]
-    table(("id", "task", "dead at", "attempts", "reason", "error"), rows)
+    columns = ("id", "task", "dead at", "attempts", "reason", "error")
+    table(columns, rows, wide=("dead at", "attempts"))
 
 
 @dead_command.command(

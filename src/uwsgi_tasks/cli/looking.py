@@ -95,7 +95,7 @@ def list_command(
     if as_json_:
         as_json(runs)
     else:
-        table(COLUMNS, [row(run) for run in runs])
+        table(COLUMNS, [row(run) for run in runs], wide=("queue", "attempt", "called"))
 
 
 def row(run: observe.RunInfo) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+_WIDE = 130
 _STYLES = {
     "ok": "green",
     "dead": "red",
@@ -49,9 +51,20 @@ def plain(value: Any) -> Any:
     return value
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Show rows: a table on a terminal with rich, else tab-separated values with a header."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, wide: Sequence[str] = ()
+) -> None:
+    """Show rows: a table on a terminal with rich, else tab-separated values with a header.
+
+    Args:
+        columns: Names of the columns.
+        rows: A value for each of them.
+        wide: Columns that are left out on a narrow terminal.
+    """
     if is_rich():
+        if shutil.get_terminal_size().columns < _WIDE:
+            kept = [n for n, column in enumerate(columns) if column not in wide]
+            columns, rows = [columns[n] for n in kept], [[row[n] for n in kept] for row in rows]
         _rich_table(columns, rows)
         return
     click.echo("\t".join(columns))

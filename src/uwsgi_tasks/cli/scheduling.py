@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import click
 
+from .. import schedules
 from .acting import for_each
-from .base import Group, Where, fail, pass_where
+from .base import Group, Where, pass_where
 from .output import as_json, moment, table
 from .parameters import json_option
-
-
-def _schedules() -> Any:
-    """Return the module of schedules, imported when it is needed.
-
-    Raises:
-        Failure: This release has none.
-    """
-    try:
-        return importlib.import_module("uwsgi_tasks.schedules")
-    except ModuleNotFoundError:
-        fail("this release can't steer schedules from outside", "a newer one")
 
 
 @click.group(
@@ -43,7 +31,7 @@ def schedules_command() -> None:
 def list_schedules(where: Where, as_json_: bool) -> None:
     """List the schedules with their rule, and when they fire next."""
     where.home()
-    found = _schedules().list()
+    found = schedules.list()
     if as_json_:
         as_json(found)
         return
@@ -67,7 +55,7 @@ def _at(stamp: Any) -> str:
 def pause_schedules(where: Where, names: tuple[str, ...], as_json_: bool) -> int:
     """Let schedules fire no more, until they are resumed."""
     where.home()
-    return for_each(names, _schedules().pause, "is paused", as_json_)
+    return for_each(names, schedules.pause, "is paused", as_json_)
 
 
 @schedules_command.command(
@@ -79,7 +67,7 @@ def pause_schedules(where: Where, names: tuple[str, ...], as_json_: bool) -> int
 def resume_schedules(where: Where, names: tuple[str, ...], as_json_: bool) -> int:
     """Let paused schedules fire again."""
     where.home()
-    return for_each(names, _schedules().resume, "fires again", as_json_)
+    return for_each(names, schedules.resume, "fires again", as_json_)
 
 
 @schedules_command.command(
@@ -91,7 +79,7 @@ def resume_schedules(where: Where, names: tuple[str, ...], as_json_: bool) -> in
 def run_schedules(where: Where, names: tuple[str, ...], as_json_: bool) -> int:
     """Let schedules fire now, beside their own moments."""
     where.home()
-    return for_each(names, _schedules().run_now, "fires now", as_json_)
+    return for_each(names, schedules.run_now, "fires now", as_json_)
 
 
 @schedules_command.command(
@@ -104,7 +92,7 @@ def run_schedules(where: Where, names: tuple[str, ...], as_json_: bool) -> int:
 def next_moments(where: Where, name: str, number: int, as_json_: bool) -> None:
     """Show the next moments at which a schedule fires."""
     where.home()
-    moments = _schedules().next(name, number)
+    moments = schedules.next(name, number)
     if as_json_:
         as_json([stamp.isoformat() for stamp in moments])
         return
