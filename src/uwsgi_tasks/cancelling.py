@@ -36,7 +36,8 @@ def cancel(site: Site, ident: str, spools: Sequence[str], *, kill: bool, keep: b
     if record is None or record.pid == os.getpid():
         return False  # a task that wants to end returns
     if not kill:
-        return _stop(site, record)
+        # one that has ended meanwhile may wait for its next attempt
+        return _stop(site, record) or cancel(site, ident, spools, kill=kill, keep=keep)
     if not _kill(site, record):
         return False
     if _note_killed(site, record):
@@ -46,8 +47,13 @@ def cancel(site: Site, ident: str, spools: Sequence[str], *, kill: bool, keep: b
 
 
 def _stop(site: Site, record: Record) -> bool:
-    """Let the task of a record be stopped softly; by the timekeeper where its pid isn't ours."""
+    """Let the task of a record be stopped softly; by the timekeeper where its pid isn't ours.
+
+    False if its run has ended meanwhile.
+    """
     site.board.ask_to_stop(record.place, record.id, record.delivery, board.SOFTLY)
+    if site.inflight.record(record.place) != record:
+        return False
     if not signal_to(site, record, stopping.STOP_SIGNAL):
         site.home.wake_timekeeper()
     return True

@@ -240,7 +240,7 @@ class Engine(Settler):
                 os._exit(0)  # the task forked, and this is the child
             if executor != TaskExecutor.RUNTIME and not site.inflight.is_open():
                 site.reopen()
-            outcome = self.bounded(run, outcome)
+            outcome = self.unless_cancelled(site, message, self.bounded(run, outcome))
             if outcome.state == "retry" and (
                 executor == TaskExecutor.RUNTIME
                 or (executor == TaskExecutor.MULE and not outcome.wait)

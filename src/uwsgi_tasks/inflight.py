@@ -107,6 +107,8 @@ class Inflight:
         self.was_closed = False
         self._places: dict[int, int] = {}
         self._descriptor, self._map = files.map_file(path, _TOTAL)
+        found = os.fstat(self._descriptor)
+        self._identity = found.st_ino, found.st_dev
         if not self._map[0]:
             self._map[: len(_MAGIC)] = _MAGIC
 
@@ -379,12 +381,14 @@ class Inflight:
         If not, a task closed it, and others with it; it is opened again.
         """
         try:
-            fcntl.fcntl(self._descriptor, fcntl.F_GETFD)
+            found = os.fstat(self._descriptor)
+            if (found.st_ino, found.st_dev) == self._identity:
+                return True
         except OSError:
-            self._reopen_if_closed()
-            self.was_closed = True
-            return False
-        return True
+            pass
+        self._reopen_if_closed()
+        self.was_closed = True
+        return False
 
     def _reopen_if_closed(self) -> None:
         """Open the file again where a task closed our descriptor, or reused its number."""

@@ -73,8 +73,22 @@ class Settler(Places):
         self.close(site, message, run.executor, _ENDS[state], checkpointed=run.checkpointed)
         if run.executor != TaskExecutor.RUNTIME and _ENDS[state] not in _GOES_ON:
             self.remember(site, run, outcome, text)
+        if state == "retry" and self._is_cancelled(site, message):  # asked while that was written
+            site.cancel(message.id, [spool] if spool else [])
         self.pump_if_any(site, spool)
         runner.log_end(run, outcome)
+
+    def unless_cancelled(self, site: Site, message: Message, outcome: Outcome) -> Outcome:
+        """Return the outcome; a retry of what was cancelled while it ran is none."""
+        if outcome.state == "retry" and self._is_cancelled(site, message):
+            return Outcome("cancelled", reason="cancelled while it ran")
+        return outcome
+
+    def _is_cancelled(self, site: Site, message: Message) -> bool:
+        place = site.inflight.place
+        return place is not None and bool(
+            site.board.is_asked_to_stop(place, message.id, message.delivery)
+        )
 
     def _buffer_left(self, run: Run) -> bytes:
         """Return the buffer as the task left it, or as it was where that can't be kept."""

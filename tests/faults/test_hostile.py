@@ -63,6 +63,7 @@ def shared(module_uwsgi):
 @pytest.fixture
 def server(shared):
     """The shared server, which has to survive each test with the same processes."""
+    wait_until(lambda: shared.pids("spooler") and shared.pids("mule"), what="both are there")
     before = shared.pids("spooler"), shared.pids("mule")
     yield shared
     assert (shared.pids("spooler"), shared.pids("mule")) == before

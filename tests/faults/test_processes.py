@@ -196,13 +196,14 @@ def test_given_fifteen_wanted_attempts_when_ten_kills_fall_then_one_a_kill_is_ad
     random_ = random.Random(seed)
     checker = Checker(server)
     tokens = []
-    ident = actions.send(server, "fifteen")
+    ident = ""
     for _ in range(10):
         step = random_.choice(("run", "deliver", "put", "begin", "note_over", "end", "link"))
         shot = (step, random_.choice(("before", "after")))
         tokens.append(actions.arm(server, *shot, n=random_.randint(1, 2), kind="spooler"))
+        ident = ident or actions.send(server, "fifteen")  # which would end before a shot is armed
         wait_until(
-            lambda token=tokens[-1]: (
+            lambda token=tokens[-1], ident=ident: (
                 actions.was_fired(server, token) or server.ledger.rows("finished", id=ident)
             ),
             PATIENCE_S,
