@@ -20,6 +20,7 @@ from . import (
     inflight,
     legacy,
     letters,
+    record,
     recovery,
     sweeping,
     targets,
@@ -73,6 +74,7 @@ def install() -> None:
         _start_process(here)  # loaded after the fork: under lazy-apps, or by spooler-import
     elif here.has_master:
         here.outlive_early_wake_ups()
+        record.library_version()
         for target in _ANY_WORKER:  # for schedules that are added when it is too late for that
             _register_target(here, target)
         _state["old_files"] = legacy.old_files(here.own_spools())

@@ -7,6 +7,7 @@ is told by the lock that its timekeeper holds, never by a pid: it may be another
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import sys
@@ -131,9 +132,14 @@ def _of(home: Home, here: Uwsgi, settings: Settings) -> Record:
     )
 
 
+@functools.cache
 def library_version() -> str:
-    """Return the version of the installed library, empty where it isn't installed."""
-    from importlib import metadata  # slow to import, and wanted once
+    """Return the version of the installed library, empty where it isn't installed.
+
+    The server asks for it before the fork: its import takes some 10 ms, in which a thread that made
+    it would keep a main thread waiting, and uWSGI's handler of SIGTERM mustn't come in such a wait.
+    """
+    from importlib import metadata
 
     try:
         return metadata.version("uwsgi-tasks")
