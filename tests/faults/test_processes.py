@@ -198,7 +198,7 @@ def test_given_fifteen_wanted_attempts_when_ten_kills_fall_then_one_a_kill_is_ad
     tokens = []
     ident = ""
     for _ in range(10):
-        step = random_.choice(("run", "deliver", "put", "begin", "note_over", "end", "link"))
+        step = random_.choice(("run", "deliver", "put", "begin", "note_over", "end", "enter"))
         shot = (step, random_.choice(("before", "after")))
         tokens.append(actions.arm(server, *shot, n=random_.randint(1, 2), kind="spooler"))
         ident = ident or actions.send(server, "fifteen")  # which would end before a shot is armed
