@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tests.support import processes
+from tests.support.ledger import wait_until
 from tests.support.server import RemoteError
 
 RAW = """
@@ -44,7 +45,11 @@ def test_given_a_function_that_raises_when_called_then_the_test_sees_the_excepti
 
 def test_given_mules_and_spoolers_when_up_then_their_pids_are_known(uwsgi):
     server = uwsgi(RAW, "mules = 2", "spooler-processes = 2")
-    assert [len(server.pids(kind)) for kind in ("worker", "mule", "spooler")] == [1, 2, 2]
+
+    def counts():
+        return [len(server.pids(kind)) for kind in ("worker", "mule", "spooler")]
+
+    wait_until(lambda: counts() == [1, 2, 2], what="uWSGI has told of all of them")
 
 
 def test_given_a_killed_spooler_when_respawned_then_its_new_pid_is_known(uwsgi):
